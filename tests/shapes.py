@@ -1,0 +1,5 @@
+"""The type checker that conftest.py puts on every function of lib: shapes by jaxtyping, an int wherever a float may be."""
+
+from beartype import BeartypeConf, beartype
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))

