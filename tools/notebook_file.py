@@ -63,9 +63,14 @@ def shown(path: Path) -> str:
 def read(path: Path) -> NotebookNode:
     """Read a notebook as it stands in its file."""
     try:
-        return nbformat.reads(path.read_text(encoding="utf-8"), as_version=nbformat.NO_CONVERT)
-    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
-        raise NotebookError(f"{shown(path)} cannot be read as a notebook: {str(error).splitlines()[0][:200]}") from None
+        notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=nbformat.NO_CONVERT)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, nbformat.reader.NotJSONError) as error:
+        raise NotebookError(
+            f"{shown(path)} cannot be read as a notebook: {' '.join(str(error).split())[:100]}"
+        ) from None
+    if notebook.nbformat != 4:
+        raise NotebookError(f"{shown(path)} is a notebook of format {notebook.nbformat}, but must be 4.5")
+    return notebook
 
 
 def text_of(notebook: NotebookNode) -> str:

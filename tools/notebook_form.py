@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import struct
+import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +12,11 @@ import jupytext
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook, new_output
 from notebook_file import code_hash, digest, is_code, library_hash, unstamped
+from PIL import Image
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
 CELL_METADATA = ("mystnb", "tags")  # all else is what front ends leave behind
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_NOTES = {b"tEXt", b"zTXt", b"iTXt", b"tIME", b"eXIf"}  # names and versions of programs, times
 
 # Percent scripts without a header; magics stand as they are written in a cell.
 SCRIPT = {"extension": ".py", "format_name": "percent", "comment_magics": False}
@@ -90,7 +88,7 @@ def stored(output: NotebookNode, cell: NotebookNode) -> NotebookNode:
     if result.output_type in ("display_data", "execute_result"):
         result.data, result.metadata = NotebookNode(output.data), NotebookNode(output.metadata)
         if "image/png" in result.data:
-            result.data["image/png"] = bare_png(result.data["image/png"])
+            result.data["image/png"] = light_png(result.data["image/png"])
         for picture in (kind for kind in result.data if kind.startswith("image/")):
             if alt := written_alt(cell):
                 result.metadata[picture] = NotebookNode({**output.metadata.get(picture, {}), "alt": alt})
@@ -102,19 +100,18 @@ def written_alt(cell: NotebookNode) -> str:
     return cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
 
 
-def bare_png(encoded: str) -> str:
-    """Return a PNG, in base64, without its notes."""
-    data = base64.b64decode(encoded)
-    if not data.startswith(PNG_SIGNATURE):
-        return encoded
-    kept, at = [PNG_SIGNATURE], len(PNG_SIGNATURE)
-    while at < len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        end = at + length + 12  # the length itself, four letters of a name, four bytes of a checksum
-        if data[at + 4 : at + 8] not in PNG_NOTES:
-            kept.append(data[at:end])
-        at = end
-    return base64.b64encode(b"".join(kept)).decode()
+def light_png(encoded: str) -> str:
+    """Return a PNG, in base64, with a palette and without notes: a third of the bytes, and to the eye the same drawing.
+
+    Figures are lines, letters and few colours, so 128 colours are enough; programs' names, versions and times go.
+    """
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+        if picture.mode == "P" and not picture.info.keys() - {"transparency"}:
+            return encoded.replace("\n", "")  # light already: choosing colours from a choice would change them
+        drawing = picture.convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    light = io.BytesIO()
+    drawing.save(light, "PNG", optimize=True)
+    return base64.b64encode(light.getvalue()).decode()
 
 
 # ---- Percent scripts, to edit ----------------------------------------------------------------------------------------

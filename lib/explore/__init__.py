@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from .axes import read_axes, read_start
+from .axes import read_grid
 from .live import LiveExplorable
 from .static import StaticExplorable, draw_static
 
@@ -61,16 +61,19 @@ def explore(
     Raises: ValueError if the declaration contradicts itself or its output is too large; RuntimeError, which names the
         state, if `draw` raises.
     """
+    options = {"alt": alt, "start": start, "labels": labels, "controls": controls, "fmt": fmt, "mode": mode}
+    for name, given in (options | {"max_states": max_states, "max_bytes": max_bytes}).items():
+        if isinstance(given, list | tuple | range):
+            raise ValueError(f"an axis may not have the name of an option of explore, but {name} has; give it another")
     for name, given, allowed in (("fmt", fmt, FORMATS), ("mode", mode, MODES)):
         if given not in allowed:
-            raise ValueError(f"{name} is one of {', '.join(allowed)}, but got {given!r}; choose one of these")
+            raise ValueError(f"{name} is one of {', '.join(allowed)}, but is {given!r}; choose one of these")
     if not alt.strip():
         raise ValueError(f"alt says what the picture shows to those who do not see it, but is {alt!r}; describe it")
-    declared = read_axes(axes, labels, controls)
-    first = read_start(declared, start)
+    grid = read_grid(axes, start or {}, labels or {}, controls or {}, max_states)
     if _is_live(mode):
-        return LiveExplorable(draw, declared, first, alt, "png" if fmt == "png" else "svg")
-    return draw_static(draw, declared, first, alt, fmt, (max_states, max_bytes))
+        return LiveExplorable(draw, grid, alt=alt, kind="png" if fmt == "png" else "svg")
+    return draw_static(draw, grid, alt=alt, fmt=fmt, max_bytes=max_bytes)
 
 
 def _is_live(mode: str) -> bool:

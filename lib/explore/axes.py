@@ -1,13 +1,11 @@
 """Which settings can a reader choose, and what are they called? A declaration is read, checked and numbered here.
 
-States are numbered like the elements of a row-major array: the last axis varies fastest.
-
-Names, in reading order: `Axis`, `read_axes`, `read_start`, `states`, `state_text`.
+Names, in reading order: `Axis`, `Grid`, `read_grid`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -30,26 +28,58 @@ class Axis:
     numbers_only: bool = False
 
 
-def read_axes(
-    axes: Mapping[str, Sequence[object]],
-    labels: Mapping[str, str | Mapping[str, object]] | None = None,
-    controls: Mapping[str, str] | None = None,
-) -> tuple[Axis, ...]:
-    """Turn the arguments of `explore` into axes.
+@dataclass(frozen=True)
+class Grid:
+    """All states: the combinations of the axes' values, each named by its position on every axis."""
 
-    Raises: ValueError if there is no axis, if an axis cannot be moved, cannot be told apart or has no readable text, or
-        if a label or a control belongs to no axis.
+    axes: tuple[Axis, ...]
+    start: tuple[int, ...]
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        """Go through the states like the elements of a row-major array: the last axis varies fastest."""
+        return product(*(range(len(axis.values)) for axis in self.axes))
+
+    def __len__(self) -> int:
+        return prod(len(axis.values) for axis in self.axes)
+
+    def arguments(self, state: tuple[int, ...]) -> dict[str, Hashable]:
+        """Return what the drawing function is called with in this state."""
+        return {axis.name: axis.values[position] for axis, position in zip(self.axes, state, strict=True)}
+
+    def text(self, state: tuple[int, ...]) -> str:
+        """Say a state in words, as the page and a screen reader do: "hidden width = 64, activation = ReLU"."""
+        return ", ".join(f"{axis.label} = {axis.texts[at]}" for axis, at in zip(self.axes, state, strict=True))
+
+
+def read_grid(
+    axes: Mapping[str, Sequence[object]],
+    start: Mapping[str, Hashable],
+    labels: Mapping[str, str | Mapping[str, object]],
+    controls: Mapping[str, str],
+    max_states: int,
+) -> Grid:
+    """Turn the arguments of `explore` into the grid of states.
+
+    Raises: ValueError if there is no axis or there are too many states, if an axis cannot be moved, if its values cannot
+        be told apart or read, or if a start, a label or a control belongs to no axis.
     """
     if not axes:
         raise ValueError("explore needs at least one axis to vary, but got 0; pass one, for example d_ff=[16, 64, 256]")
-    labels, controls = labels or {}, controls or {}
-    for argument, given in {"labels": labels, "controls": controls}.items():
+    for argument, given in {"start": start, "labels": labels, "controls": controls}.items():
         if unknown := sorted(set(given) - set(axes)):
             raise ValueError(
                 f"{argument} may name only the axes {', '.join(axes)}, but names {', '.join(unknown)}; "
                 "correct the name or pass its values"
             )
-    return tuple(_read_axis(name, values, labels.get(name, name), controls.get(name)) for name, values in axes.items())
+    read = tuple(_read_axis(name, given, labels.get(name, name), controls.get(name)) for name, given in axes.items())
+    grid = Grid(read, tuple(_read_position(axis, start) for axis in read))
+    if len(grid) > max_states:
+        sizes = " × ".join(str(len(axis.values)) for axis in read)
+        raise ValueError(
+            f"at most {max_states} states are drawn, but the axes make {sizes} = {len(grid)}; "
+            "drop values, or raise max_states and mind the time and the size"
+        )
+    return grid
 
 
 def _read_axis(name: str, given: Sequence[object], words: object, control: str | None) -> Axis:
@@ -97,7 +127,7 @@ def _read_texts(name: str, values: tuple[Hashable, ...], words: object) -> tuple
     for value, text in zip(values, texts, strict=True):
         if not text.strip() or texts.count(text) > 1 or " at 0x" in text:
             raise ValueError(
-                f"each value of {name} needs a text of its own that a reader can understand, but {value!r} has {text!r}; "
+                f"each value of {name} needs a text of its own that a reader understands, but {value!r} has {text!r}; "
                 f'give it one: labels={{"{name}": {{"values": {{value: "text"}}}}}}'
             )
     return texts
@@ -110,43 +140,11 @@ def _fitting_control(values: tuple[Hashable, ...]) -> str:
     return "radio" if len(values) <= MOST_RADIOS else "select"
 
 
-def read_start(axes: tuple[Axis, ...], start: Mapping[str, Hashable] | None) -> tuple[int, ...]:
-    """Return the position of the first state on each axis; an axis that `start` leaves out begins at its first value.
-
-    Raises: ValueError if `start` names no axis, or a value that is not on its axis.
-    """
-    start, known = start or {}, {axis.name: axis for axis in axes}
-    for name, value in start.items():
-        if name not in known:
-            raise ValueError(f"start may name only the axes {', '.join(known)}, but names {name}; correct the name")
-        if value not in known[name].values:
-            raise ValueError(
-                f"start must be a value of its axis: {name} has {list(known[name].values)}, but start has {value!r}; "
-                "choose one of these or add it to the axis"
-            )
-    return tuple(axis.values.index(start.get(axis.name, axis.values[0])) for axis in axes)
-
-
-def states(axes: tuple[Axis, ...], most: int) -> list[tuple[int, ...]]:
-    """Return the positions of every state, in order.
-
-    Raises: ValueError if there are more than `most`.
-    """
-    count = prod(len(axis.values) for axis in axes)
-    if count > most:
-        sizes = " × ".join(str(len(axis.values)) for axis in axes)
+def _read_position(axis: Axis, start: Mapping[str, Hashable]) -> int:
+    value = start.get(axis.name, axis.values[0])
+    if value not in axis.values:
         raise ValueError(
-            f"at most {most} states are drawn, but the axes make {sizes} = {count}; "
-            "drop values, or raise max_states and mind the time and the size"
+            f"start must be a value of its axis: {axis.name} has {list(axis.values)}, but start has {value!r}; "
+            "choose one of these or add it to the axis"
         )
-    return list(product(*(range(len(axis.values)) for axis in axes)))
-
-
-def arguments(axes: tuple[Axis, ...], positions: tuple[int, ...]) -> dict[str, Hashable]:
-    """Return the arguments that the drawing function gets in this state."""
-    return {axis.name: axis.values[position] for axis, position in zip(axes, positions, strict=True)}
-
-
-def state_text(axes: tuple[Axis, ...], positions: tuple[int, ...]) -> str:
-    """Say a state in words, as the page and a screen reader do: "hidden width = 64, activation = ReLU"."""
-    return ", ".join(f"{axis.label} = {axis.texts[position]}" for axis, position in zip(axes, positions, strict=True))
+    return axis.values.index(value)

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 DOTS_PER_INCH = 150  # of pictures made of dots: sharp on paper and on a phone
 COLOURS = 64  # enough for line art and a colour map; a third of the bytes of full colour
 PIXELS_PER_INCH = 96  # of a style sheet
+MOST_LETTERS = 24  # of a readout
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One drawn state: a picture (SVG, or PNG in base64), its natural size in pixels, and the numbers to read as text."""
+    """One drawn state: a picture (SVG, or PNG in base64), its natural size in pixels, the numbers to read as text."""
 
     picture: str
     size: tuple[int, int]
@@ -120,7 +121,7 @@ def _readable(name: str, value: object) -> str:
     if getattr(value, "ndim", None) == 0:
         value = value.item()  # of NumPy or PyTorch
     if isinstance(value, str | bool):
-        return {True: "yes", False: "no"}.get(value, value)
+        return _short(name, {True: "yes", False: "no"}.get(value, value))
     if isinstance(value, Integral):
         return f"{value:,}".replace("-", "−")
     if not isinstance(value, Real):
@@ -128,6 +129,15 @@ def _readable(name: str, value: object) -> str:
     rounded = float(f"{value:.3g}")  # three digits say what a picture can show
     shown = f"{rounded:,.0f}" if 1000 <= abs(rounded) < 1e9 else f"{rounded:#.3g}".removesuffix(".")
     return shown.replace("-", "−")
+
+
+def _short(name: str, text: str) -> str:
+    if len(text) > MOST_LETTERS:
+        raise ValueError(
+            f"a readout has at most {MOST_LETTERS} characters, which fit a phone beside its name, but {name!r} has "
+            f"{len(text)}: {text!r}; shorten it"
+        )
+    return text
 
 
 def _save_svg(figure: Figure) -> str:

@@ -13,7 +13,7 @@ from html import escape
 from itertools import count
 from typing import Any
 
-from .axes import Axis, arguments, state_text
+from .axes import Axis, Grid
 from .frames import draw_frame, prefix_ids
 from .page import dots, style, table, view
 
@@ -27,14 +27,14 @@ class LiveExplorable:
     all of it.
     """
 
-    def __init__(
-        self, draw: Callable[..., object], axes: tuple[Axis, ...], start: tuple[int, ...], alt: str, kind: str
-    ) -> None:
+    def __init__(self, draw: Callable[..., object], grid: Grid, *, alt: str, kind: str) -> None:
         import ipywidgets
 
-        self._draw, self._axes, self._start, self._alt, self._kind = draw, axes, start, alt, kind
+        self._draw, self._grid, self._alt, self._kind = draw, grid, alt, kind
         self._prefix, self._readouts, self._resetting = f"xpl{next(serial)}-", None, False
-        self.controls = {axis.name: _control(axis, position) for axis, position in zip(axes, start, strict=True)}
+        self.controls = {
+            axis.name: _control(axis, position) for axis, position in zip(grid.axes, grid.start, strict=True)
+        }
         self.shown = ipywidgets.HTML()
         self.reset = ipywidgets.Button(description="Reset")
         self.reset.on_click(self._to_start)
@@ -47,9 +47,9 @@ class LiveExplorable:
         if self._resetting:
             return
         at = tuple(control.index for control in self.controls.values())
-        said = state_text(self._axes, at)
+        said = self._grid.text(at)
         try:
-            frame = draw_frame(self._draw, arguments(self._axes, at), self._kind)
+            frame = draw_frame(self._draw, self._grid.arguments(at), self._kind)
         except Exception as error:  # the widget stays: another state may draw, and the front end hides the traceback
             self.shown.value = f'<p role="alert">Nothing to show for {escape(said)}: {escape(str(error))}</p>'
             raise
@@ -58,7 +58,7 @@ class LiveExplorable:
         numbers = table(frame.readouts, self._readouts or frame.readouts)
         self.shown.value = (
             f'{style()}<div class="xpl" role="group" aria-label="{escape(self._alt)}">'
-            f"{view(picture, frame.size, said, said, numbers)}</div>"
+            f"{view(picture, frame.size, said, numbers)}</div>"
         )
         self._readouts = frame.readouts
 
@@ -69,7 +69,7 @@ class LiveExplorable:
         """Move all controls, then draw once."""
         self._resetting = True
         try:
-            for control, position in zip(self.controls.values(), self._start, strict=True):
+            for control, position in zip(self.controls.values(), self._grid.start, strict=True):
                 control.index = position
         finally:
             self._resetting = False

@@ -2,6 +2,7 @@
   "use strict";
   // A front end may move this script away from its element, or run it before the element is there.
   const script = document.currentScript;
+  const pen = document.createElement("canvas").getContext("2d");
   let tries = 0;
   (function find() {
     const free = `.xpl[data-key="${KEY}"]:not([data-ready])`;
@@ -71,26 +72,30 @@
     box.append(reset);
     quiet(box);
     box.hidden = false;
+    // Keep the room that the widest words of any state need, so that nothing jumps.
+    reserve(state.parentElement, [say(META.axes.map((axis) => widest(state, axis.values)))]);
+    cells.forEach((cell, row) => reserve(cell, META.readouts.map((numbers) => numbers[row])));
     root.explorable = { meta: META, pictures: pictures.length };
     show();
 
     function show() {
       const index = at.reduce((sum, position, place) => sum * META.axes[place].values.length + position, 0);
       const numbers = META.readouts[index];
-      const words = META.axes.map((axis, place) => `${axis.label} = ${axis.values[at[place]]}`).join(", ");
+      const words = say(META.axes.map((axis, place) => axis.values[at[place]]));
       const first = root.dataset.frame === undefined;
       root.dataset.frame = index;
       follow.forEach((set, place) => set(at[place]));
       state.textContent = words;
-      numbers.forEach((number, row) => {
-        if (cells[row].textContent === number) cells[row].className = "";
-        else cells[row].replaceWith((cells[row] = make("td", "xpl-new", number)));
-      });
+      const changed = cells.filter((cell, row) => cell.textContent !== numbers[row]);
+      cells.forEach((cell) => (cell.className = ""));
+      void root.offsetWidth; // an animation starts anew only if the page has been laid out without it
+      changed.forEach((cell) => (cell.className = "xpl-new"));
+      cells.forEach((cell, row) => (cell.textContent = numbers[row]));
       paint(index, `${META.alt}: ${words}`);
       clearTimeout(timer);
       timer = setTimeout(() => {
-        const changed = META.names.flatMap((name, row) => (numbers[row] === heardNumbers[row] ? [] : `${name} ${numbers[row]}`));
-        if (!first) heard.textContent = [words, ...changed].join("; ");
+        const news = META.names.map((name, row) => `${name} ${numbers[row]}`).filter((_, row) => numbers[row] !== heardNumbers[row]);
+        if (!first) heard.textContent = [words, ...news].join("; ");
         heardNumbers = numbers;
         root.dataset.said = index;
       }, first ? 0 : 150);
@@ -108,6 +113,19 @@
       }
       root.dataset.shown = index;
     }
+  }
+
+  function say(values) {
+    return META.axes.map((axis, place) => `${axis.label} = ${values[place]}`).join(", ");
+  }
+
+  function widest(element, texts) {
+    pen.font = getComputedStyle(element).font;
+    return texts.reduce((one, other) => (pen.measureText(one).width < pen.measureText(other).width ? other : one));
+  }
+
+  function reserve(element, texts) {
+    element.dataset.widest = widest(element, texts);
   }
 
   // Each control is [element, set]: `set` shows a position that came from elsewhere (Reset, say).

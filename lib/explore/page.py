@@ -1,6 +1,6 @@
 """How does an explorable look in HTML? The markup that pages without and with a kernel share, and the page's script.
 
-Names: `view`, `static_page`, `picture_alt`.
+Names: `view`, `table`, `dots`, `style`, `static_page`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from importlib.resources import files
 MARKED = ' class="xpl-new"'
 
 
-def view(picture: str, size: tuple[int, int], said: str, longest: str, table: str) -> str:
+def view(picture: str, size: tuple[int, int], said: str, table: str) -> str:
     """Write the picture, what it shows in words, and its numbers."""
     width, height = size
     return (
         f'<div class="xpl-body">'
-        f'<div class="xpl-picture" style="aspect-ratio:{width}/{height};max-width:{width}px">{picture}</div>'
-        f'<div class="xpl-facts"><p class="xpl-state" data-longest="{escape(longest)}"><span>{escape(said)}</span></p>'
+        f'<div class="xpl-picture" style="--xpl-width:{width};--xpl-height:{height}">{picture}</div>'
+        f'<div class="xpl-facts"><p class="xpl-state"><span>{escape(said)}</span></p>'
         f"{table}</div></div>"
     )
 
@@ -28,7 +28,8 @@ def view(picture: str, size: tuple[int, int], said: str, longest: str, table: st
 def table(readouts: Mapping[str, str], before: Mapping[str, str]) -> str:
     """Write the numbers as a table, and mark those that differ from the ones before."""
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td{"" if before.get(name) == value else MARKED}>{escape(value)}</td></tr>'
+        f'<tr><th scope="row">{escape(name)}</th>'
+        f"<td{'' if before.get(name) == value else MARKED}>{escape(value)}</td></tr>"
         for name, value in readouts.items()
     )
     return f'<table class="xpl-read"><tbody>{rows}</tbody></table>' if rows else ""

@@ -9,14 +9,16 @@ Names: `StaticExplorable`, `draw_static`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from .axes import Axis, arguments, state_text, states
+from .axes import Grid
 from .frames import Frame, draw_frame, pack_svg
 from .page import dots, static_page, table, view
 
 HEAVY = 10_000  # bytes per state from which dots may be smaller than lines
+
+Drawn = dict[tuple[int, ...], Frame]
 
 
 @dataclass(frozen=True)
@@ -38,103 +40,88 @@ class StaticExplorable:
         display(self.bundle, raw=True)
 
 
-def draw_static(
-    draw: Callable[..., object],
-    axes: tuple[Axis, ...],
-    start: tuple[int, ...],
-    alt: str,
-    fmt: str,
-    limits: tuple[int, int],
-) -> StaticExplorable:
-    """Draw every state and pack all of them into one output; `limits` are the most states and the most bytes.
+def draw_static(draw: Callable[..., object], grid: Grid, *, alt: str, fmt: str, max_bytes: int) -> StaticExplorable:
+    """Draw every state and pack all of them into one output.
 
-    Raises: ValueError if there are too many states or bytes, if states differ in the size of their picture or in the
-        names of their readouts, or if an axis changes nothing that its reader can see.
+    Raises: ValueError if the pictures are too large together, if states differ in the size of their picture or in the
+        names of their readouts, or if moving an axis changes nothing.
     """
-    most_states, most_bytes = limits
-    every = states(axes, most_states)
-    drawn, kind, payload = _smallest(draw, [arguments(axes, positions) for positions in every], fmt)
-    _check_alike(axes, every, drawn)
-    _check_moving(axes, every, start, drawn)
-    if len(payload) > most_bytes:
+    drawn, kind, payload = _smallest(draw, grid, fmt)
+    _check_alike(grid, drawn)
+    _check_moving(grid, drawn)
+    if len(payload) > max_bytes:
         raise ValueError(
-            f"the pictures of an explorable may take {most_bytes:,} bytes, but these {len(every)} {kind.upper()} frames "
+            f"the pictures of an explorable may take {max_bytes:,} bytes, but these {len(grid)} {kind.upper()} frames "
             f"take {len(payload):,}; drop states, draw fewer points, or try fmt={'svg' if kind == 'png' else 'png'!r}"
         )
-    shown = draw_frame(draw, arguments(axes, start), "png")
-    said, longest = state_text(axes, start), max((state_text(axes, positions) for positions in every), key=len)
+    first, said = draw_frame(draw, grid.arguments(grid.start), "png"), grid.text(grid.start)
     body = view(
-        dots(shown.picture, shown.size, f"{alt}: {said}"),
-        shown.size,
+        dots(first.picture, first.size, f"{alt}: {said}"),
+        first.size,
         said,
-        longest,
-        table(shown.readouts, shown.readouts),
+        table(first.readouts, first.readouts),
     )
-    numbers = "".join(f"\n{name}: {value}" for name, value in shown.readouts.items())
-    return StaticExplorable(
-        static_page(_meta(axes, start, alt, drawn), payload, body), shown.picture, f"{alt}: {said}{numbers}"
-    )
+    numbers = "".join(f"\n{name}: {value}" for name, value in first.readouts.items())
+    html = static_page(_meta(grid, alt, list(drawn.values())), payload, body)
+    return StaticExplorable(html, first.picture, f"{alt}: {said}{numbers}")
 
 
-def _smallest(draw: Callable[..., object], every: list[dict[str, Hashable]], fmt: str) -> tuple[list[Frame], str, str]:
+def _smallest(draw: Callable[..., object], grid: Grid, fmt: str) -> tuple[Drawn, str, str]:
     """Return the frames, what they are made of and the packed pictures: lines, unless dots are asked for or smaller."""
     tried = []
     for kind in ("svg", "png") if fmt == "auto" else (fmt,):
-        drawn = [draw_frame(draw, state, kind) for state in every]
-        pictures = [frame.picture for frame in drawn]
+        drawn = {state: draw_frame(draw, grid.arguments(state), kind) for state in grid}
+        pictures = [frame.picture for frame in drawn.values()]
         payload = json.dumps({kind: pack_svg(pictures) if kind == "svg" else pictures}, separators=(",", ":"))
         tried.append((drawn, kind, payload))
-        if len(payload) <= HEAVY * len(every):
+        if len(payload) <= HEAVY * len(grid):
             break
     return min(tried, key=lambda attempt: len(attempt[2]))
 
 
-def _check_alike(axes: tuple[Axis, ...], every: list[tuple[int, ...]], drawn: list[Frame]) -> None:
+def _check_alike(grid: Grid, drawn: Drawn) -> None:
     """Refuse states between which the page would jump."""
-    first = drawn[0]
-    for positions, frame in zip(every, drawn, strict=True):
-        if list(frame.readouts) != list(first.readouts):
+    first, one = grid.text(next(iter(drawn))), next(iter(drawn.values()))
+    for state, frame in drawn.items():
+        if list(frame.readouts) != list(one.readouts):
             raise ValueError(
-                f"every state has the same readouts: {state_text(axes, every[0])} has {list(first.readouts)}, but "
-                f"{state_text(axes, positions)} has {list(frame.readouts)}; return a text such as '–' where there is none"
+                f"every state has the same readouts, but {first} has {list(one.readouts)} and {grid.text(state)} has "
+                f"{list(frame.readouts)}; return a text such as '–' where there is no number"
             )
-        if frame.size != first.size:
+        if frame.size != one.size:
             raise ValueError(
-                f"every state has a picture of the same size: {state_text(axes, every[0])} has {first.size} pixels, but "
-                f"{state_text(axes, positions)} has {frame.size}; use one figsize"
+                f"every state has a picture of the same size, but {first} has {one.size} pixels and {grid.text(state)} "
+                f"has {frame.size}; use one figsize"
             )
 
 
-def _check_moving(
-    axes: tuple[Axis, ...], every: list[tuple[int, ...]], start: tuple[int, ...], drawn: list[Frame]
-) -> None:
+def _check_moving(grid: Grid, drawn: Drawn) -> None:
     """Refuse a control that leaves the picture as it is, as a forgotten argument of the drawing function does."""
-    picture = dict(zip(every, drawn, strict=True))
-    for place, axis in enumerate(axes):
+    for place, axis in enumerate(grid.axes):
         seen: dict[object, str] = {}
         for position, text in enumerate(axis.texts):
-            frame = picture[*start[:place], position, *start[place + 1 :]]
-            looks = tuple(frame.readouts.values()) if axis.numbers_only else frame.picture
-            if looks in seen:
+            frame = drawn[*grid.start[:place], position, *grid.start[place + 1 :]]
+            changing = tuple(frame.readouts.values()) if axis.numbers_only else frame.picture
+            if changing in seen:
                 raise ValueError(
-                    f"moving a control must change the {'numbers' if axis.numbers_only else 'picture'}, but from the start "
-                    f"{axis.name} = {seen[looks]} and {axis.name} = {text} give the same; use {axis.name} in the drawing "
-                    f'function, or declare labels={{"{axis.name}": {{"numbers_only": True}}}}'
+                    f"moving a control must change the {'numbers' if axis.numbers_only else 'picture'}, but from the "
+                    f"start {axis.name} = {seen[changing]} and {axis.name} = {text} give the same; use {axis.name} in "
+                    f'the drawing function, or declare labels={{"{axis.name}": {{"numbers_only": True}}}}'
                 )
-            seen[looks] = text
+            seen[changing] = text
 
 
-def _meta(axes: tuple[Axis, ...], start: tuple[int, ...], alt: str, drawn: list[Frame]) -> dict[str, object]:
+def _meta(grid: Grid, alt: str, frames: list[Frame]) -> dict[str, object]:
     """Say everything about the states but their pictures; nbval compares all of it."""
+    axes = [
+        {"name": axis.name, "label": axis.label, "control": axis.control, "values": axis.texts}
+        | ({"numbersOnly": True} if axis.numbers_only else {})
+        for axis in grid.axes
+    ]
     return {
         "alt": alt,
-        "axes": [
-            {"name": axis.name, "label": axis.label, "control": axis.control, "values": axis.texts}
-            | ({"numbersOnly": True} if axis.numbers_only else {})
-            for axis in axes
-        ],
-        "start": start,
-        "size": drawn[0].size,
-        "names": list(drawn[0].readouts),
-        "readouts": [list(frame.readouts.values()) for frame in drawn],
+        "axes": axes,
+        "start": grid.start,
+        "names": list(frames[0].readouts),
+        "readouts": [list(frame.readouts.values()) for frame in frames],
     }

@@ -1,0 +1,205 @@
+"""Is it the same function, and if not, which one is it? Answers beside PyTorch's and beside those of known mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attempt import Attempt, working_dtype
+from .outcome import Comparison, Finding, differs, same
+
+Inputs = tuple[Any, ...]
+Accept = Callable[[Any, Any], bool]
+SHAPES_AT_FAULT = ("matmul_shapes", "sizes_differ", "shape", "wrong_shape")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A known mistake: what a reader who makes it computes, one sentence that names it, and the way out."""
+
+    name: str
+    function: Callable[..., Any]
+    message: str
+    hint: str
+
+    def made_by(self, results: Sequence[tuple[Inputs, Any]], accept: Accept) -> bool:
+        """Say whether this mistake gives all of these results."""
+        return all(accept(self._on(inputs), result) for inputs, result in results)
+
+    def _on(self, inputs: Inputs) -> Any:
+        try:
+            return self.function(*inputs)
+        except (RuntimeError, IndexError, ArithmeticError, ValueError):
+            return None  # these inputs have no such result, so this is not what the reader computed
+
+
+def known(*rows: tuple[str, Callable[..., Any], str, str]) -> list[Mistake]:
+    """Make mistakes out of a table: name, function, message, hint."""
+    return [Mistake(*row) for row in rows]
+
+
+Family = Callable[[Attempt, Inputs], Finding | None]
+
+
+def draw(*shapes: tuple[int, ...], seed: int = 0, scale: float = 1.0) -> tuple[Tensor, ...]:
+    """Draw one random tensor of each shape, the same numbers on every device."""
+    source = torch.Generator("cpu").manual_seed(seed)
+    dtype, device = working_dtype(), torch.get_default_device()
+    return tuple(
+        (scale * torch.randn(shape, generator=source, dtype=dtype, device="cpu")).to(device) for shape in shapes
+    )
+
+
+def agree(
+    attempt: Attempt,
+    trials: Sequence[Inputs],
+    reference: Callable[..., Any],
+    mistakes: Sequence[Mistake],
+    *,
+    read: Callable[[Any, Any], Any],
+    accept: Accept = same,
+    families: Sequence[Family] = (),
+    square: Inputs | None = None,
+    rows: str = "row",
+) -> None:
+    """Check that a reader's function and a reference give the same on all trials, smallest first.
+
+    If not, the mistake is looked for: first among the known ones, by what they compute on the same inputs, then among
+    the families, which are properties and get the second trial. Where only the shapes are at fault, `square` inputs
+    show what was meant.
+
+    Args: read: turns a result into what is compared, or raises a Finding. accept: what counts as equal. families: each
+        returns a Finding, or None if the property holds. rows: what the rows of a tensor are.
+    Raises: Finding with the first trial that differs.
+    """
+    results: list[tuple[Inputs, Any]] = []
+    first: Finding | None = None
+    differ = False  # results that are right so far show no mistake
+    for number, inputs in enumerate(trials):
+        expected = reference(*inputs)
+        try:
+            result = attempt(*inputs)
+        except Finding as finding:
+            first = first or _with_size(finding, number)
+            break
+        received, finding = _compare(attempt.call(inputs), result, expected, read, accept, rows)
+        results.append((inputs, received))
+        first = first or _with_size(finding, number)
+        differ = first is not None
+    if first is None:
+        return
+    shown = [*([results] if differ else []), *_on_square(attempt, first, square)]
+    found = _recognised(shown, mistakes, accept, first)
+    raise found or _of_a_family(attempt, trials[1], families, first) or first
+
+
+def gradients_flow(attempt: Attempt, inputs: Inputs, reference: Callable[..., Tensor]) -> None:
+    """Check that a reader's function passes the gradient on to every input, as the reference does.
+
+    Raises: Finding if it stops it, or changes it.
+    """
+    wanted = _gradients(reference, inputs)
+    try:
+        received = _gradients(lambda *copies: attempt.run(copies), inputs)
+    except Finding as finding:
+        finding.message = f"The numbers are right, but nothing can be learned through them. {finding.message}"
+        raise
+    for name, right, gradient in zip(attempt.parameters, wanted, received, strict=True):
+        if gradient is None or differs(right, gradient).any():
+            what = "reaches" if gradient is None else "that is right reaches"
+            raise Finding(
+                "no_gradient",
+                f"The numbers are right, but no gradient {what} {name}: nothing can be learned through it.",
+                "Stay with PyTorch's operations, without detach(), .data, item(), numpy() and no_grad().",
+            )
+
+
+def _gradients(function: Callable[..., Tensor], inputs: Inputs) -> list[Tensor | None]:
+    copies = tuple(value.detach().clone().requires_grad_() for value in inputs)
+    result = function(*copies)
+    if not result.requires_grad:
+        return [None] * len(copies)
+    (weights,) = draw(tuple(result.shape), seed=9)
+    return list(torch.autograd.grad((result * weights).sum(), copies, allow_unused=True))
+
+
+def _compare(
+    tried: str,
+    result: Any,
+    expected: Any,
+    read: Callable[[Any, Any], Any],
+    accept: Accept,
+    rows: str,
+) -> tuple[Any, Finding | None]:
+    """Return what was received, and a finding that names no mistake yet if it is not what was expected."""
+    try:
+        received = read(result, expected)
+    except Finding as finding:
+        return _kept(result), finding
+    if isinstance(expected, tuple):
+        for name, wanted, got in zip("wb", expected, received, strict=True):
+            if not same(wanted, got):
+                return received, _other(f"Your {name} differs", Comparison(f"{name} of {tried}", wanted, got, rows))
+    elif not accept(expected, received):
+        return _kept(received), _other("Your result differs", Comparison(tried, expected, received, rows))
+    return _kept(received), None
+
+
+def _other(beginning: str, comparison: Comparison) -> Finding:
+    return Finding(
+        "other",
+        f"{beginning} from the right one, and not by a mistake that is known here.",
+        "Compare the numbers below, term by term of the formula.",
+        comparison=comparison,
+    )
+
+
+def _with_size(finding: Finding | None, number: int) -> Finding | None:
+    """Say so if the smallest input went well: then something depends on its size."""
+    if finding is not None and number > 0 and finding.mistake in ("other", *SHAPES_AT_FAULT):
+        finding.mistake = "other_sizes"
+        finding.message = f"It is right for the smallest sizes, but not for others. {finding.message}"
+        finding.hint = "Is a number written into the code that should follow from the arguments?"
+    return finding
+
+
+def _on_square(attempt: Attempt, first: Finding, square: Inputs | None) -> list[list[tuple[Inputs, Any]]]:
+    """Try the inputs on which wrong shapes fit, where shapes are what is wrong."""
+    if first.mistake not in SHAPES_AT_FAULT or square is None:
+        return []
+    try:
+        return [[(square, _kept(attempt(*square)))]]
+    except Finding:
+        return []
+
+
+def _recognised(
+    shown: Sequence[Sequence[tuple[Inputs, Any]]], mistakes: Sequence[Mistake], accept: Accept, first: Finding
+) -> Finding | None:
+    for mistake in mistakes:
+        if any(mistake.made_by(results, accept) for results in shown):
+            return Finding(mistake.name, mistake.message, mistake.hint, comparison=first.comparison, line=first.line)
+    return None
+
+
+def _of_a_family(attempt: Attempt, inputs: Inputs, families: Sequence[Family], first: Finding) -> Finding | None:
+    if first.comparison is None:
+        return None
+    for family in families:
+        try:
+            finding = family(attempt, inputs)
+        except Finding:
+            continue  # on these inputs it fails altogether
+        if finding is not None:
+            finding.comparison = finding.comparison or first.comparison
+            return finding
+    return None
+
+
+def _kept(result: Any) -> Any:
+    """Copy a result, so that no later call can change it."""
+    return result.detach().clone() if isinstance(result, Tensor) else result
