@@ -49,13 +49,14 @@ class LayerNorm(nn.Module):
         super().__init__()
         _check_sizes(d_model, eps)
         self.eps = eps
+        self.normalized_shape = (d_model,)
         self.weight = nn.Parameter(torch.ones(d_model))
         self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Return the normalised tokens."""
-        _check_width(x, self.weight)
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        _check_width(x, self.normalized_shape)
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         """Return what `print` shows in the brackets.
@@ -103,12 +104,13 @@ class RMSNorm(nn.Module):
         super().__init__()
         _check_sizes(d_model, eps or 0.0)
         self.eps = eps
+        self.normalized_shape = (d_model,)
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Return the normalised tokens."""
-        _check_width(x, self.weight)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        _check_width(x, self.normalized_shape)
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """Return what `print` shows in the brackets.
@@ -185,7 +187,7 @@ class BatchNorm(nn.Module):
         self, x: Float[Tensor, "*batch d_model"], mask: Bool[Tensor, "*batch"] | None = None
     ) -> Float[Tensor, "*batch d_model"]:
         """Return the normalised tokens."""
-        _check_width(x, self.weight)
+        _check_width(x, self.weight.shape)
         tokens = _real_tokens(x, mask)
         if self.training:
             _check_number(tokens)
@@ -238,9 +240,9 @@ def _check_sizes(d_model: int, eps: float) -> None:
         raise ValueError(f"eps keeps the root away from 0 and must be 0 or more, but got eps={eps}")
 
 
-def _check_width(x: Tensor, weight: Tensor) -> None:
-    if x.shape[-1:] != weight.shape:
+def _check_width(x: Tensor, normalized_shape: tuple[int, ...]) -> None:
+    if x.shape[-1:] != normalized_shape:
         raise ValueError(
-            f"the last axis of x must be d_model={len(weight)} wide, but x has the shape {tuple(x.shape)}; "
+            f"the last axis of x must be d_model={normalized_shape[0]} wide, but x has the shape {tuple(x.shape)}; "
             "put the features last, or make the norm with the width that x has"
         )

@@ -21,6 +21,7 @@ from torch import Tensor
 # Okabe and Ito's palette without its yellow, which is too pale for lines on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+HATCHES = ("", "///", "..")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (7, 2)))
 INK, FAINT, PALE = "#000000", "#6a6a6a", "#e7eef4"  # explore turns pure black into the page's own text colour
 
@@ -199,32 +200,15 @@ def shares(ax: Axes, rows: Mapping[str, Mapping[str, float]]) -> Axes:
         total = sum(parts.values())
         if total <= 0 or min(parts.values()) < 0:
             raise ValueError(f"shares need parts of 0 or more with a positive sum, but {label!r} has {dict(parts)}")
-        left = 0.0
-        for order, name in enumerate(names):
-            share = parts[name] / total
-            ax.barh(
-                row,
-                share,
-                left=left,
-                height=0.62,
-                color=COLOURS[order],
-                hatch=("", "///", "..")[order % 3],
-                edgecolor="white",
-                label=name if row == 0 else None,
-            )
-            if share > 0.08:
-                ax.text(
-                    left + share / 2,
-                    row,
-                    f"{share:.1%}",
-                    ha="center",
-                    va="center",
-                    color="white",
-                    fontsize=10,
-                    fontweight="bold",
-                    bbox=dict(boxstyle="round,pad=0.15", facecolor=COLOURS[order], edgecolor="none"),
-                )
-            left += share
+        ends = list(itertools.accumulate((parts[name] / total for name in names), initial=0.0))
+        for order, (left, right) in enumerate(itertools.pairwise(ends)):
+            style = dict(height=0.62, color=COLOURS[order], hatch=HATCHES[order % 3], edgecolor="white")
+            ax.barh(row, right - left, left=left, label=names[order] if row == 0 else None, **style)
+            if right - left > 0.08:  # a narrower part has no room for its number
+                plate = dict(boxstyle="round,pad=0.15", facecolor=COLOURS[order], edgecolor="none")
+                place = dict(ha="center", va="center", bbox=plate)
+                share = f"{right - left:.1%}"
+                ax.text((left + right) / 2, row, share, color="white", fontsize=10, fontweight="bold", **place)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.45, -0.55)
     ax.set_xlim(0, 1)

@@ -120,7 +120,7 @@ def letter_ids(spellings: Sequence[str]) -> Int[Tensor, "word letter"]:
 class Vocabulary:
     """Symbols and their ids, with an id each for padding, begin and end.
 
-    pad_id = 0,    the symbols = 1 to n, in their order,    bos_id = n + 1,    eos_id = n + 2,    len(vocabulary) = n + 3
+    pad_id = 0,   the symbols: 1 to n, in their order,   bos_id = n + 1,   eos_id = n + 2;    len(vocabulary) = n + 3
 
     The ids of LETTER_VOCABULARY are those that `letter_ids` gives. Letters are lower case and phonemes upper case, so
     Vocabulary((*LETTERS, *PHONEMES)) is one for both, for a language model that reads a spelling, bos_id and a
@@ -148,13 +148,13 @@ class Vocabulary:
 
         Raises: ValueError if a symbol is unknown.
         """
-        strange = [symbol for symbol in sequence if symbol not in self._ids]
-        if strange:
+        try:
+            return [*map(self._ids.__getitem__, sequence), self.eos_id]
+        except KeyError as error:
             raise ValueError(
                 f"this vocabulary has {len(self.symbols)} symbols, from {self.symbols[0]!r} to {self.symbols[-1]!r}, "
-                f"but got {strange[0]!r}; take it out, or encode with the vocabulary that it belongs to"
-            )
-        return [*(self._ids[symbol] for symbol in sequence), self.eos_id]
+                f"but got {error}; take it out, or encode with the vocabulary that it belongs to"
+            ) from None
 
     def decode(self, ids: Sequence[int] | Int[Tensor, " seq"]) -> tuple[str, ...]:
         """Return the symbols of these ids up to the first eos_id, without bos_id and pad_id.

@@ -17,7 +17,7 @@ Task = Callable[[list[int]], Sequence[int]]
 class Numbers:
     """The vocabulary of the tasks: the numbers 1 to n, each its own id, and an id each for padding, begin and end.
 
-    pad_id = 0,    the numbers = 1 to n,    bos_id = n + 1,    eos_id = n + 2,    len(numbers) = n + 3
+    pad_id = 0,   the numbers: 1 to n,   bos_id = n + 1,   eos_id = n + 2;   len(numbers) = n + 3
 
     The same attributes and methods as `pronunciation.Vocabulary` has, so that what works with one works with the other.
 
@@ -60,7 +60,7 @@ def copy(symbols: list[int]) -> list[int]:
 
 
 def reverse(symbols: list[int]) -> list[int]:
-    """Return the symbols from the last to the first: position i of the answer needs position n - 1 - i, so n matters."""
+    """Return the symbols from the last to the first: every position of the answer depends on the length, too."""
     return symbols[::-1]
 
 

@@ -27,7 +27,9 @@ on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", 
 settled = settings(deadline=None, max_examples=40, derandomize=True)
 widths = st.integers(1, 9)
 shapes = st.lists(st.integers(0, 4), max_size=3)  # of the axes before d_model: none is a single token, 0 an empty batch
-ACTIVATIONS = [F.relu, F.gelu, F.silu, torch.tanh, nn.Identity()]
+every_activation = pytest.mark.parametrize(
+    "activation", [F.relu, F.gelu, F.silu, torch.tanh, nn.Identity()], ids=["relu", "gelu", "silu", "tanh", "identity"]
+)
 
 
 def exactly(actual, expected):
@@ -86,7 +88,7 @@ def without_shape_checks():
 
 
 @on_each_device
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@every_activation
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_feed_forward_network_is_two_linear_maps_around_an_activation(activation, bias, device):
     module = make(lambda: FeedForward(6, 20, activation=activation, bias=bias), device=device)
@@ -96,7 +98,7 @@ def test_a_feed_forward_network_is_two_linear_maps_around_an_activation(activati
 
 
 @on_each_device
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@every_activation
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_gated_network_multiplies_an_activated_branch_with_a_plain_one(activation, bias, device):
     module = make(lambda: GatedFeedForward(6, 20, activation=activation, bias=bias), device=device)
@@ -106,7 +108,7 @@ def test_a_gated_network_multiplies_an_activated_branch_with_a_plain_one(activat
 
 
 @on_each_device
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@every_activation
 def test_the_explicit_formulas_are_what_the_modules_compute(activation, device):
     x = tokens(3, 6, device=device)
     plain = make(lambda: FeedForward(6, 20, activation=activation), device=device)

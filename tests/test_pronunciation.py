@@ -10,7 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.pronunciation import LETTERS, PHONEMES, Word, letter_ids, load_words, split_words
+from lib.device import generator
+from lib.pronunciation import (
+    LETTER_VOCABULARY,
+    LETTERS,
+    PHONEME_VOCABULARY,
+    PHONEMES,
+    Vocabulary,
+    Word,
+    letter_ids,
+    load_words,
+    pronunciation_batches,
+    split_words,
+)
 
 spellings = st.lists(st.text(LETTERS, min_size=1, max_size=8), max_size=6)
 
@@ -147,3 +159,162 @@ def test_other_signs_are_refused_by_name(wrong, named):
 def test_one_string_is_refused_rather_than_taken_apart():
     with pytest.raises(ValueError, match="got the one string 'cat'; put it in a list"):
         letter_ids("cat")
+
+
+# ---- Vocabularies ----------------------------------------------------------------------------------------------------
+
+VOCABULARIES = {
+    "letters": LETTER_VOCABULARY,
+    "phonemes": PHONEME_VOCABULARY,
+    "both": Vocabulary((*LETTERS, *PHONEMES)),
+}
+every_vocabulary = pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
+
+
+@every_vocabulary
+def test_every_id_is_one_thing(vocabulary):
+    ids = [vocabulary.pad_id, *vocabulary.encode(vocabulary.symbols), vocabulary.bos_id]
+    assert sorted(ids) == list(range(len(vocabulary)))
+    assert ids[-2] == vocabulary.eos_id
+
+
+@every_vocabulary
+@settings(deadline=None, derandomize=True)
+@given(data=st.data(), n_padding=st.integers(0, 3))
+def test_ids_lead_back_to_the_symbols(vocabulary, data, n_padding):
+    symbols = tuple(data.draw(st.lists(st.sampled_from(vocabulary.symbols), max_size=9)))
+    ids = [vocabulary.bos_id, *vocabulary.encode(symbols), *[vocabulary.pad_id] * n_padding]
+    assert vocabulary.decode(ids) == vocabulary.decode(torch.tensor(ids)) == symbols
+
+
+def test_what_was_written_is_read_up_to_its_end():
+    eos_id = PHONEME_VOCABULARY.eos_id
+    assert PHONEME_VOCABULARY.decode([1, eos_id, 2, eos_id]) == (PHONEMES[0],)
+    assert PHONEME_VOCABULARY.decode([1, 0, 2]) == PHONEMES[:2]
+    assert PHONEME_VOCABULARY.decode([eos_id]) == PHONEME_VOCABULARY.decode([]) == ()
+
+
+@settings(deadline=None, derandomize=True)
+@given(spelling=st.text(LETTERS, max_size=8))
+def test_the_letters_have_the_numbers_that_letter_ids_gives_them(spelling):
+    assert LETTER_VOCABULARY.encode(spelling)[:-1] == letter_ids([spelling])[0].tolist()
+
+
+def test_symbols_of_another_vocabulary_are_refused():
+    with pytest.raises(ValueError, match=r"has 39 symbols, from 'AA' to 'ZH', but got 'AH0'; take it out"):
+        PHONEME_VOCABULARY.encode(("B", "AH0"))
+
+
+@pytest.mark.parametrize("strange", [42, 100, -1])
+def test_ids_of_another_vocabulary_are_refused(strange):
+    with pytest.raises(ValueError, match=f"are 0 to 41, but got {strange}; decode with"):
+        PHONEME_VOCABULARY.decode([1, strange])
+
+
+@pytest.mark.parametrize(
+    ("symbols", "message"), [((), "got 0 symbols of which 0"), ("aba", "got 3 symbols of which 2")]
+)
+def test_a_vocabulary_of_nothing_or_of_the_same_is_refused(symbols, message):
+    with pytest.raises(ValueError, match=message):
+        Vocabulary(symbols)
+
+
+# ---- Batches ---------------------------------------------------------------------------------------------------------
+
+
+def draw_batches(words, seed=0, **options):
+    return list(pronunciation_batches(words, generator=generator(seed), **{"batch_size": 64} | options))
+
+
+def read_pairs(batches):
+    for src_ids, tgt_ids in batches:
+        for letters, phonemes in zip(src_ids, tgt_ids, strict=True):
+            spelling = "".join(LETTERS[number - 1] for number in letters.tolist() if number)
+            yield spelling, PHONEME_VOCABULARY.decode(phonemes)
+
+
+@pytest.fixture(scope="module")
+def some_words(words):
+    return split_words(words).train[:3000]
+
+
+def test_every_pronunciation_comes_once_with_its_spelling(some_words):
+    expected = sorted((word.spelling, sounds) for word in some_words for sounds in word.pronunciations)
+    batches = draw_batches(some_words)
+    assert sorted(read_pairs(batches)) == expected
+    assert len(batches) == -(-len(expected) // 64)
+    assert sorted(len(src_ids) for src_ids, _ in batches)[1:] == [64] * (len(batches) - 1)
+
+
+def test_phonemes_end_with_eos_and_letters_do_not(some_words):
+    for src_ids, tgt_ids in draw_batches(some_words):
+        assert src_ids.dtype == tgt_ids.dtype == torch.long
+        assert src_ids.max() <= len(LETTERS)
+        ends = (tgt_ids == PHONEME_VOCABULARY.eos_id).int()
+        assert (ends.sum(dim=1) == 1).all()
+        assert ((tgt_ids == PHONEME_VOCABULARY.pad_id) == (ends.cumsum(dim=1) - ends > 0)).all()
+        assert (src_ids[:, -1] != 0).any()
+        assert (tgt_ids[:, -1] != 0).any()
+
+
+def test_words_of_like_length_come_together_so_that_there_is_hardly_any_padding(some_words):
+    batches = draw_batches(some_words)
+    padding = sum((side == 0).sum().item() for batch in batches for side in batch)
+    total = sum(side.numel() for batch in batches for side in batch)
+    shuffled = [word for word in some_words if len(word.pronunciations) == 1]
+    longest = max(len(word.spelling) for word in shuffled[:64])
+    without_buckets = 1 - sum(len(word.spelling) for word in shuffled[:64]) / (64 * longest)
+    assert padding / total < 0.05 < without_buckets
+
+
+def test_short_and_long_batches_are_mixed(some_words):
+    lengths = [src_ids.shape[1] for src_ids, _ in draw_batches(some_words)]
+    assert lengths not in (sorted(lengths), sorted(lengths, reverse=True))
+
+
+def test_the_seed_decides_the_batches_and_nothing_else_does(some_words):
+    state = torch.get_rng_state()
+    first = list(read_pairs(draw_batches(some_words)))
+    assert list(read_pairs(draw_batches(some_words))) == first
+    assert list(read_pairs(draw_batches(some_words, seed=1))) != first
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_when_the_pairs_are_used_up_they_are_shuffled_anew(some_words):
+    once = len(draw_batches(some_words))
+    batches = draw_batches(some_words, n_batches=2 * once + 1)
+    assert len(batches) == 2 * once + 1
+    first, second = (list(read_pairs(batches[start : start + once])) for start in (0, once))
+    assert sorted(first) == sorted(second)
+    assert first != second
+    companions = [
+        {frozenset(pair for pair in read_pairs([batch])) for batch in part}
+        for part in (batches[:once], batches[once : 2 * once])
+    ]
+    assert len(companions[0] & companions[1]) < 5  # the same words meet again only where there are few of a length
+
+
+def test_fewer_batches_than_there_are_can_be_asked_for(some_words):
+    assert len(draw_batches(some_words, n_batches=3)) == 3
+    assert [len(src_ids) for src_ids, _ in draw_batches(some_words[:2], n_batches=3, batch_size=1)] == [1, 1, 1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_batches_on_a_gpu_are_the_same(some_words):
+    there = draw_batches(some_words, device="cuda")
+    assert {side.device.type for batch in there for side in batch} == {"cuda"}
+    assert list(read_pairs(there)) == list(read_pairs(draw_batches(some_words)))
+
+
+@pytest.mark.parametrize(
+    ("n_words", "options", "message"),
+    [
+        (0, {}, "n_batches=None of batch_size=64 from 0 words"),
+        (5, {"batch_size": 0}, "batch_size=0 from 5 words"),
+        (5, {"n_batches": 0}, "n_batches=0 of batch_size=64 from 5 words"),
+    ],
+)
+def test_sizes_that_make_no_batch_are_refused_at_once(some_words, n_words, options, message):
+    with pytest.raises(ValueError, match=message):
+        pronunciation_batches(some_words[:n_words], generator=generator(0), **{"batch_size": 64} | options)

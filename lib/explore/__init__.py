@@ -47,8 +47,9 @@ def explore(
     page moves through by itself; with one, widgets call `draw` for every state; on paper and in previews the first
     state stands with its numbers. The frames equal fresh calls because every call starts from the same seeds and style.
 
-    draw: a function of the axes that returns a figure, or a figure and {"name": number or text}. Give the axes of the
-        figure fixed limits, or the reader sees them move instead of the data; fixed margins draw five times faster.
+    draw: a function of the axes that returns a figure, or a figure and {"name": number or short text}. All states have
+        one figure size and the same names. Give the figure's axes fixed limits, or the reader sees them move instead of
+        the data; fixed margins draw five times faster. Black follows the page's text colour into the dark.
     alt: what the picture shows, for those who do not see it.
     start: the first state, {"d_ff": 64}; an axis that is left out begins at its first value.
     labels: {"d_ff": "hidden width"}, or with texts for values {"norm": {"label": "norm", "values": {None: "no norm"}}};

@@ -60,8 +60,8 @@ def read_grid(
 ) -> Grid:
     """Turn the arguments of `explore` into the grid of states.
 
-    Raises: ValueError if there is no axis or there are too many states, if an axis cannot be moved, if its values cannot
-        be told apart or read, or if a start, a label or a control belongs to no axis.
+    Raises: ValueError if there is no axis or there are too many states, if an axis cannot be moved, if its values
+        cannot be told apart or read, or if a start, a label or a control belongs to no axis.
     """
     if not axes:
         raise ValueError("explore needs at least one axis to vary, but got 0; pass one, for example d_ff=[16, 64, 256]")

@@ -88,5 +88,6 @@ def _control(axis: Axis, position: int) -> Any:
     style, wide = {"description_width": "initial"}, {"width": "auto", "max_width": "32rem"}
     if axis.control == "slider":
         return ipywidgets.SelectionSlider(**words, continuous_update=False, style=style, layout=wide)
-    kind = {"radio": ipywidgets.ToggleButtons, "select": ipywidgets.Dropdown}[axis.control]
-    return kind(**words, style=style, layout=wide)
+    if axis.control == "radio":
+        return ipywidgets.ToggleButtons(**words, style=style | {"button_width": "auto"}, layout=wide)
+    return ipywidgets.Dropdown(**words, style=style, layout=wide)

@@ -47,7 +47,7 @@
     const box = root.querySelector(".xpl-controls");
     const picture = root.querySelector(".xpl-picture");
     const state = root.querySelector(".xpl-state > span");
-    const cells = [...root.querySelectorAll(".xpl-read td")];
+    const cells = [...root.querySelectorAll(".xpl-read td > span")];
     const heard = make("p", "xpl-heard");
     heard.setAttribute("role", "status");
     root.append(heard);
@@ -74,7 +74,7 @@
     box.hidden = false;
     // Keep the room that the widest words of any state need, so that nothing jumps.
     reserve(state.parentElement, [say(META.axes.map((axis) => widest(state, axis.values)))]);
-    cells.forEach((cell, row) => reserve(cell, META.readouts.map((numbers) => numbers[row])));
+    cells.forEach((cell, row) => reserve(cell.parentElement, META.readouts.map((numbers) => numbers[row])));
     root.explorable = { meta: META, pictures: pictures.length };
     show();
 

@@ -29,7 +29,7 @@ def table(readouts: Mapping[str, str], before: Mapping[str, str]) -> str:
     """Write the numbers as a table, and mark those that differ from the ones before."""
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th>'
-        f"<td{'' if before.get(name) == value else MARKED}>{escape(value)}</td></tr>"
+        f"<td><span{'' if before.get(name) == value else MARKED}>{escape(value)}</span></td></tr>"
         for name, value in readouts.items()
     )
     return f'<table class="xpl-read"><tbody>{rows}</tbody></table>' if rows else ""

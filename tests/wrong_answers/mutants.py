@@ -63,7 +63,8 @@ def _changes(node: ast.AST, arguments: list[str]) -> Iterator[ast.AST | tuple[st
     if isinstance(node, ast.BinOp):
         yield from (node.left, node.right)
         yield from (("op", other()) for other in OPERATORS.get(type(node.op), []))
-        yield ast.BinOp(node.right, node.op, node.left)
+        if not isinstance(node.op, ast.Add | ast.Mult):  # which may be swapped
+            yield ast.BinOp(node.right, node.op, node.left)
     elif isinstance(node, ast.Compare):
         yield from (("ops", [other()]) for other in COMPARISONS.get(type(node.ops[0]), []))
     elif isinstance(node, ast.UnaryOp):

@@ -42,7 +42,7 @@ def crossover(d_model: int, d_ff: int) -> int:
     return 0 if high == 1 else high
 
 
-CROSSOVER_SIZES = [(2, 8), (3, 16), (5, 14), (4, 6), (6, 12), (9, 5), (64, 256), (512, 2048)]
+CROSSOVER_SIZES = [(2, 8), (3, 16), (5, 14), (4, 6), (7, 12), (3, 8), (6, 12), (9, 5), (64, 256), (512, 2048)]
 HALF = "Set 8 n d_model² + 4 n² d_model equal to 4 n d_model d_ff, and divide by 4 n d_model."
 CROSSOVER_MISTAKES = known(
     ("mixing_alone", lambda d, f: f,

@@ -21,6 +21,7 @@ LARGE = 30.0  # an activation that is flat far from 0 shows only there
 def network(x: Tensor, w_1: Tensor, b_1: Tensor, w_2: Tensor, b_2: Tensor) -> Tensor:
     """Return what PyTorch's own functions make of it, in their convention: rows of a weight are outputs.
 
+    Shape: (batch, seq, d_model) -> the same; features mix, tokens never do.
     Source: `torch.nn.functional.linear`.
     """
     return F.linear(F.relu(F.linear(x, w_1.T, b_1)), w_2.T, b_2)

@@ -20,6 +20,7 @@ Inputs = tuple[Tensor, ...]
 def one_map(w_1: Tensor, b_1: Tensor, w_2: Tensor, b_2: Tensor) -> tuple[Tensor, Tensor]:
     """Read w and b off PyTorch's two linear maps: b is where 0 goes, and w is where the unit vectors go from there.
 
+    Shape: (d_model, d_ff), (d_ff,), (d_ff, d_model), (d_model,) -> (d_model, d_model), (d_model,).
     Source: `torch.nn.functional.linear`.
     """
 
@@ -129,6 +130,7 @@ def check_collapse(attempt: Attempt) -> str:
 def gated(x: Tensor, w_gate: Tensor, w_1: Tensor, w_2: Tensor) -> Tensor:
     """Return what PyTorch's own functions make of it.
 
+    Shape: (batch, seq, d_model) -> the same; features mix, tokens never do.
     Source: `torch.nn.functional.linear` and `torch.nn.functional.silu`.
     """
     return F.linear(F.silu(F.linear(x, w_gate.T)) * F.linear(x, w_1.T), w_2.T)

@@ -46,7 +46,10 @@ Family = Callable[[Attempt, Inputs], Finding | None]
 
 
 def draw(*shapes: tuple[int, ...], seed: int = 0, scale: float = 1.0) -> tuple[Tensor, ...]:
-    """Draw one random tensor of each shape, the same numbers on every device."""
+    """Draw one random tensor of each shape, the same numbers on every device.
+
+    Shape: as asked for.
+    """
     source = torch.Generator("cpu").manual_seed(seed)
     dtype, device = working_dtype(), torch.get_default_device()
     return tuple(

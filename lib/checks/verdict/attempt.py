@@ -93,7 +93,7 @@ class Attempt:
             except KeyboardInterrupt:
                 raise  # by the person at the keyboard
             except NotImplementedError as error:
-                raise self._not_implemented(error) from None
+                raise self._not_implemented(error, inputs) from None
             except BaseException as error:  # whatever it is, it is the reader's
                 raise self._failed(error, inputs) from None
             finally:
@@ -130,11 +130,11 @@ class Attempt:
         mistake, message, hint = in_words(error)
         return Finding(mistake, f"{message} It happened in {self.call(inputs)}.", hint, line=line)
 
-    def _not_implemented(self, error: NotImplementedError) -> Exception:
-        """Tell the stub's own exception from one of PyTorch, which has a text."""
-        frames = list(traceback.walk_tb(error.__traceback__))
-        inside = self._code is None or frames[-1][0].f_code.co_filename == self._code.co_filename
-        return NotAttempted() if inside else self._failed(error, ())
+    def _not_implemented(self, error: NotImplementedError, inputs: Sequence[object]) -> Exception:
+        """Tell a stub's own exception from one of PyTorch, which has a text."""
+        line = self._line(error)
+        by_hand = not str(error) or (line is not None and line.text.startswith("raise"))
+        return NotAttempted() if by_hand else self._failed(error, inputs)
 
     def _line(self, error: BaseException) -> Line | None:
         """Find the innermost line in the cell that holds the reader's function."""

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
-AGAIN = 0.01  # seconds: a loop around a bare `except:` swallows the first interruption, but not all of them
+AGAIN = 0.01  # seconds: a loop around a bare `except:` swallows the first interruption, and needs more
 DEBUGGERS = ("bdb", "pdb", "pydevd", "_pydevd", "debugpy")
 
 
@@ -72,12 +72,17 @@ def _debugging() -> bool:
 @contextmanager
 def _timer(seconds: float) -> Iterator[None]:
     """Interrupt by a timer of the operating system; one that was set before goes on afterwards."""
+    rings = 0
 
     def ring(number: int, frame: FrameType | None) -> None:
+        nonlocal rings
         if _runs(frame):
+            rings += 1
+            if rings > 1:
+                _insist(frame, rings)
             raise OutOfTime
 
-    outer_ring = signal.signal(signal.SIGALRM, ring)
+    outer_ring, outer_trace = signal.signal(signal.SIGALRM, ring), sys.gettrace()
     started = time.monotonic()
     outer_seconds, outer_again = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
@@ -85,9 +90,27 @@ def _timer(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, outer_ring)
+        if rings > 1:
+            sys.settrace(outer_trace)
         if outer_seconds:
             left = outer_seconds - (time.monotonic() - started)
             signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3), outer_again)
+
+
+def _insist(frame: FrameType | None, steps: int) -> None:
+    """Raise some steps later, too: a bare `except:` swallowed the last one, but it is not around every line."""
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal steps
+        steps -= 1
+        if steps < 0:
+            raise OutOfTime  # which also ends the tracing
+        return trace
+
+    while frame is not None and frame.f_code is not _MARK:
+        frame.f_trace = trace
+        frame = frame.f_back
+    sys.settrace(trace)
 
 
 @contextmanager

@@ -82,7 +82,10 @@ class Finding(Exception):  # noqa: N818  it is no error: finding mistakes is wha
 
 
 def differs(expected: Tensor, received: Tensor) -> Tensor:
-    """Mark the numbers of two tensors of one shape that are not equal up to rounding; NaN equals nothing."""
+    """Mark the numbers of two tensors of one shape that are not equal up to rounding; NaN equals nothing.
+
+    Shape: any, twice the same -> the same, of truth values.
+    """
     largest = expected.abs().max().item() if expected.numel() else 0.0
     return ~((expected - received).abs() <= CLOSE * max(1.0, largest))
 

@@ -15,6 +15,7 @@ from .outcome import Finding
 def read_tensor(result: object, expected: Tensor) -> Tensor:
     """Take a tensor of the expected shape, dtype and device.
 
+    Shape: anything -> that of `expected`.
     Raises: Finding if it is something else.
     """
     tensor = _some_tensor(result)
@@ -44,6 +45,7 @@ def read_tensor(result: object, expected: Tensor) -> Tensor:
 def read_pair(result: object, expected: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Take two tensors of the expected shapes; a bias may also be one row.
 
+    Shape: anything -> those of `expected`, a weight and a bias.
     Raises: Finding if it is something else.
     """
     if not isinstance(result, tuple | list) or len(result) != len(expected):

@@ -1,6 +1,7 @@
-"""How does a network learn? One loop for every training run of the book.
+"""How does a network learn? One loop for every training run of the book, and what it takes to teach sequences.
 
-Name: `train`.
+Names, in reading order: `shift_right`, `sequence_loss`; `warmup_schedule`, `cosine_schedule`, `inverse_sqrt_schedule`;
+`train`. The rest of the package: `checkpoints` (the file), `runs` (stopping and going on), `processes` (torchrun).
 """
 
 from __future__ import annotations
@@ -10,9 +11,25 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from .checkpoints import device_of
+from .processes import form_team
+from .runs import KeptRun
+from .schedules import cosine_schedule, inverse_sqrt_schedule, warmup_schedule
+from .sequences import sequence_loss, shift_right
+
+__all__ = [
+    "cosine_schedule",
+    "inverse_sqrt_schedule",
+    "sequence_loss",
+    "shift_right",
+    "train",
+    "warmup_schedule",
+]
 
 
 def train(
@@ -25,46 +42,59 @@ def train(
     schedule: Callable[[int], float] | None = None,
     clip: float | None = None,
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 500,
 ) -> list[float]:
     """Take one optimiser step for each batch, and return the loss of every step, measured before the step.
 
     The model is in training mode meanwhile, and each of its submodules is back in its own mode afterwards.
 
+    With a checkpoint file, a run that stopped goes on where the file says, and ends with the same model and the same
+    losses, bit for bit, as if it had never stopped. Call it again as before, with all batches of the run, made anew
+    from the same seed: those that were trained on already are passed over, and the last of them is compared. A run that
+    is complete only loads its result.
+
+    A script that calls this runs unchanged under torchrun: each process takes its share of the rows of every batch, and
+    with DistributedDataParallel the losses and steps are those of one process, up to rounding, for a loss that is a
+    mean over rows, or one `sequence_loss`. Then loss_fn must use the model by calling it, every process must make the
+    same batches, and see the same checkpoint file. A model that is in DistributedDataParallel already gets from every
+    process its own batches, undivided.
+
     Args: loss_fn: called as loss_fn(model, *batch), returns one number. batches: tuples, already on the model's device;
         a generator will do. optimizer: called as optimizer(parameters, lr=lr). schedule: the factor of the learning
         rate at step 0, 1, 2 and so on. clip: the largest norm that the gradient of all parameters together may have.
-        progress: show a bar where somebody watches; stored notebooks and log files stay free of it.
+        progress: show a bar where somebody watches; stored notebooks and log files stay free of it. checkpoint: a file
+        to keep the run in. checkpoint_every: after so many steps it is written, and after the last.
     Raises: ValueError if there is no batch, or a loss is not one number, or not finite; the model then is as the last
-        good step left it.
+        good step left it. Also if the checkpoint is damaged or belongs to another model, optimiser or batches; then
+        the file stays as it is.
     """
-    steps = optimizer(model.parameters(), lr=lr)
+    device = device_of(model)
+    team = form_team(model, device)
+    steps = optimizer(team.plain.parameters(), lr=lr)
     rates = [group["lr"] for group in steps.param_groups]
     losses: list[float] = []
-    with _training_mode(model):
-        for batch in _shown(batches, progress):
+    batches = _shown(batches, progress and team.rank == 0)
+    if checkpoint is not None:
+        batches = KeptRun(Path(checkpoint), checkpoint_every, team, steps, losses, device).remaining(batches)
+    with _training_mode(team.model):
+        for batch in batches:
             for group, rate in zip(steps.param_groups, rates, strict=True):
                 group["lr"] = rate * (schedule(len(losses)) if schedule else 1)
-            loss = loss_fn(model, *batch)
-            losses.append(_number(loss, losses))
+            loss, number = team.loss(loss_fn, batch, len(losses))
+            losses.append(_finite(number, losses))
             steps.zero_grad()
             loss.backward()
             if clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), clip)
+                nn.utils.clip_grad_norm_(team.plain.parameters(), clip)
             steps.step()
     if not losses:
         raise ValueError("training takes 1 batch or more, but got 0; a generator that was used up has none left")
     return losses
 
 
-def _number(loss: object, losses: list[float]) -> float:
-    """Return the loss as a number, or say at which step it is none."""
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        arrived = f"the shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-        raise ValueError(
-            f"loss_fn must return a tensor with 1 number, but at step {len(losses)} it returned {arrived}; "
-            "end it with a mean, or with the functions of torch.nn.functional, which take one"
-        )
-    number = loss.item()
+def _finite(number: float, losses: list[float]) -> float:
+    """Return the loss, or say at which step it is not finite."""
     if not math.isfinite(number):
         before = f"after {losses[-1]:.4g} at the step before" if losses else "at the very first step"
         raise ValueError(

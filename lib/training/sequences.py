@@ -1,0 +1,101 @@
+"""What goes into a model that writes, and how wrong is what comes out?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_listener: ContextVar[list[Tensor] | None] = ContextVar("token counts that train listens to", default=None)
+
+
+def shift_right(tgt_ids: Int[Tensor, "batch seq"], bos_id: int) -> Int[Tensor, "batch seq"]:
+    """Return what the decoder reads while it is asked for tgt_ids: bos_id, then all of them but the last.
+
+    input_1 = bos,    input_t = target_(t-1)
+
+    This is teacher forcing: at every position the model continues the right answer, not its own. Without the shift it
+    would read at position t what it is asked for at position t, and learn to copy.
+
+    Shape: (batch, seq) -> (batch, seq); every token moves one position, and sequences never mix.
+    Raises: ValueError if the sequences are empty.
+    """
+    if not tgt_ids.shape[1]:
+        raise ValueError(
+            f"targets have 1 symbol or more, eos_id at least, but got the shape {tuple(tgt_ids.shape)}; "
+            "end every target with eos_id"
+        )
+    return torch.cat([torch.full_like(tgt_ids[:, :1], bos_id), tgt_ids[:, :-1]], dim=1)
+
+
+def sequence_loss(
+    logits: Float[Tensor, "batch seq vocab"],
+    tgt_ids: Int[Tensor, "batch seq"],
+    pad_id: int,
+    *,
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, ""]:
+    """Return the mean surprise, in nats, at the real tokens of all sequences together; padding has no say.
+
+    loss = - sum over real tokens of log softmax(logits)[target] / number of real tokens
+
+    Every token weighs the same. The mean of the sequences' own means would weigh the tokens of short sequences more,
+    and dividing by batch * seq would make the loss smaller by mere padding. A model that knows nothing has ln(vocab).
+    With label smoothing e, the target is (1 - e) for the right symbol plus e / vocab for every one, itself included.
+
+    Half-precision logits are computed with in float32. Where `train` runs in several processes, it learns from here
+    how many tokens this mean is over, so that their losses add up to the one of the whole batch.
+
+    Shape: (batch, seq, vocab), (batch, seq) -> (); all tokens mix into one number.
+    Raises: ValueError if logits and targets differ in shape, there is no real token, an id is outside the vocabulary,
+        or label_smoothing is not within 0 to 1.
+    Source: Vaswani et al. 2017, section 5.4, for label smoothing, which is Szegedy et al. 2016, section 7.
+        `torch.nn.functional.cross_entropy` with ignore_index, whose errors on a GPU end the process.
+    """
+    if logits.shape[:2] != tgt_ids.shape:
+        raise ValueError(
+            f"there is one row of logits for each target, but got logits for {tuple(logits.shape[:2])} and targets of "
+            f"{tuple(tgt_ids.shape)}, both (batch, seq); feed the model shift_right(tgt_ids, bos_id)"
+        )
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing is a share from 0 to 1, but got {label_smoothing}; 0.1 is usual")
+    real = tgt_ids != pad_id
+    _check_ids(tgt_ids[real], tgt_ids, logits.shape[-1])
+    if (counts := _listener.get()) is not None:
+        counts.append(real.sum())
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    return F.cross_entropy(
+        logits.flatten(0, 1), tgt_ids.flatten(), ignore_index=pad_id, label_smoothing=label_smoothing
+    )
+
+
+def _check_ids(targets: Tensor, tgt_ids: Tensor, vocab_size: int) -> None:
+    if not targets.numel():
+        raise ValueError(
+            f"a loss needs 1 real token or more, but all {tgt_ids.numel()} targets are padding; leave this batch out"
+        )
+    low, high = (int(extreme) for extreme in targets.aminmax())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(
+            f"targets are ids from 0 to {vocab_size - 1}, as many as there are logits, but got "
+            f"{low if low < 0 else high}; make the model's vocabulary larger, or pass the pad_id that the targets have"
+        )
+
+
+@contextmanager
+def counted_tokens() -> Iterator[list[Tensor]]:
+    """Collect over how many tokens each sequence_loss inside the block takes its mean.
+
+    Shape: a list of numbers, ().
+    """
+    counts: list[Tensor] = []
+    before = _listener.set(counts)
+    try:
+        yield counts
+    finally:
+        _listener.reset(before)

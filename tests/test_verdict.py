@@ -1,0 +1,659 @@
+"""A verdict shows itself the same everywhere, and whatever a reader's function does, it does it safely."""
+
+import re
+import signal
+import sys
+import threading
+import time
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from lib.checks.verdict import (
+    Attempt,
+    Comparison,
+    Finding,
+    Line,
+    Mistake,
+    Verdict,
+    agree,
+    check,
+    draw,
+    gradients_flow,
+    read_number,
+    read_pair,
+    read_tensor,
+    read_whole_number,
+)
+from lib.checks.verdict.attempt import FirstLines, NotAttempted
+from lib.checks.verdict.deadline import OutOfTime, call_within
+
+TENSOR = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+
+
+@check("x")
+def check_double(attempt):
+    """Check that a number is doubled."""
+    agree(
+        attempt,
+        draw_rows(),
+        lambda x: x + x,
+        [Mistake("square", lambda x: x * x, "You square it.", "Add it to itself.")],
+        read=read_tensor,
+        square=draw((3, 3)),
+    )
+    return "right. It is twice as much."
+
+
+def draw_rows():
+    return [draw((1, 2)), draw((2, 3))]
+
+
+def attempt(function, *parameters):
+    return Attempt("double", function, parameters or ("x",))
+
+
+def found(function, *inputs):
+    with pytest.raises(Finding) as caught:
+        attempt(function, *"xyz"[: len(inputs)])(*inputs)
+    return caught.value
+
+
+# ---- The verdict -----------------------------------------------------------------------------------------------------
+
+
+class Reader(HTMLParser):
+    """Read what a browser would: tags that are closed, and text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag != "br":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1] != "style":
+            self.text.append(data)
+
+
+def full_verdict(**changes):
+    parts = {
+        "exercise": "double",
+        "status": "failed",
+        "message": "You square it.",
+        "mistake": "square",
+        "hint": "Add it to itself.",
+        "comparison": Comparison("double(x: (2, 2))", TENSOR, TENSOR.clone().fill_(2.0), rows="token"),
+        "line": Line(2, "return x * x"),
+        "printed": "hello\n",
+    }
+    return Verdict(**parts | changes)
+
+
+def test_the_verdict_on_a_stub_is_always_the_same_text():
+    def double(x):
+        raise NotImplementedError
+
+    verdict = check_double(double)
+    assert repr(verdict) == (
+        "⬜ double: not attempted yet. Replace the line that raises NotImplementedError, then run both cells."
+    )
+    assert verdict._repr_html_() == check_double(double)._repr_html_()
+    assert 'class="verdict verdict-not-attempted"' in verdict._repr_html_()
+
+
+def test_a_failed_verdict_as_text_says_everything():
+    assert repr(full_verdict()).splitlines() == [
+        "❌ double: You square it.",
+        "   Way out: Add it to itself.",
+        "   Line 2: return x * x",
+        "   Tried: double(x: (2, 2))",
+        "   Expected and received, ≠ marks what differs:",
+        "   token 0:    1.00     2.00  |  ≠   2.00     2.00",
+        "   token 1:    3.00     4.00  |  ≠   2.00 ≠   2.00",
+        "   Printed:",
+        "   | hello",
+    ]
+
+
+def test_a_passed_verdict_begins_with_its_sign():
+    verdict = check_double(lambda x: 2 * x)
+    assert repr(verdict) == "✅ double: right. It is twice as much."
+    assert "verdict-passed" in verdict._repr_html_()
+
+
+def test_html_says_the_same_as_text_and_is_well_formed():
+    verdict = full_verdict()
+    page = Reader(verdict._repr_html_())
+    assert page.open == []
+    text = " ".join(page.text)
+    for said in ("You square it.", "Add it to itself.", "return x * x", "double(x: (2, 2))", "Expected", "hello"):
+        assert said in text
+
+
+def test_each_table_has_a_caption_and_a_heading_for_each_row():
+    page = Reader(full_verdict()._repr_html_())
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("table") == tags.count("caption") == 2
+    assert [attributes for tag, attributes in page.tags if tag == "th"] == [{"scope": "row"}] * 4
+
+
+def test_numbers_that_differ_carry_a_sign_and_not_only_a_colour():
+    html = full_verdict()._repr_html_()
+    marked = re.findall(r'<td class="verdict-off"[^>]*>(.*?)</td>', html)
+    assert marked == ["≠ 2.00"] * 3
+
+
+def test_what_a_reader_wrote_is_escaped():
+    evil = "<script>alert(1)</script>"
+    verdict = full_verdict(message=evil, hint=evil, line=Line(1, evil), printed=evil, exercise=evil)
+    verdict = full_verdict(**vars(verdict) | {"comparison": Comparison(evil, evil, evil, evil)})
+    assert "<script" not in verdict._repr_html_()
+    assert verdict._repr_html_().count("&lt;script&gt;") == 8
+
+
+@pytest.mark.parametrize("size", [(1,), (3, 9), (40, 2), (2, 3, 4, 5), ()])
+def test_of_a_tensor_of_any_size_a_part_with_a_difference_is_shown(size):
+    expected, received = torch.zeros(size), torch.zeros(size)
+    received.view(-1)[-1] = 1.0
+    text = repr(full_verdict(comparison=Comparison("f()", expected, received)))
+    assert "≠   1.00" in text or size == (3, 9)
+    assert len(text.splitlines()) < 15
+
+
+def test_a_small_difference_is_shown_with_enough_digits():
+    received = TENSOR + torch.tensor([[0.0, 0.0], [0.0, 3e-4]])
+    assert "≠ 4.0003" in repr(full_verdict(comparison=Comparison("f()", TENSOR, received)))
+
+
+def test_nan_and_infinity_are_shown():
+    received = torch.tensor([[float("nan"), float("inf")], [3.0, -float("inf")]], dtype=torch.float64)
+    verdict = full_verdict(comparison=Comparison("f()", TENSOR, received))
+    assert re.search(r"≠\s+nan ≠\s+inf", repr(verdict))
+    assert "≠ nan" in verdict._repr_html_()
+
+
+def test_numbers_and_other_shapes_are_written_out():
+    assert "Expected: 17\n   Received: 12" in repr(full_verdict(comparison=Comparison("f()", 17, 12)))
+    text = repr(full_verdict(comparison=Comparison("f()", TENSOR, TENSOR[0])))
+    assert "Received: a tensor of shape (2,)" in text
+
+
+# ---- Calling ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_function_gets_copies():
+    seen = []
+    assert torch.equal(attempt(lambda x: seen.append(x) or 2 * x)(TENSOR), 2 * TENSOR)
+    assert seen[0] is not TENSOR
+    assert seen[0].data_ptr() != TENSOR.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.add_(1),
+        lambda x: x.relu_(),
+        lambda x: x.t_(),
+        lambda x: x.resize_(1, 4),
+        lambda x: x.data.fill_(0),
+        lambda x: x.requires_grad_(),
+        lambda x: x.__setitem__((0, 0), -9),
+    ],
+)
+def test_changing_an_input_is_found_and_the_callers_tensor_stays(change):
+    x = TENSOR - 2
+    before = x.clone()
+    finding = found(lambda y, x: (change(x), y)[1], TENSOR, x)
+    assert finding.mistake == "changes_its_input"
+    assert "tensor y in place" in finding.message
+    assert torch.equal(x, before)
+
+
+def test_what_is_printed_is_kept_and_not_shown(capsys):
+    def double(x):
+        print("hello")
+        print("to errors", file=sys.stderr)
+        return 3 * x
+
+    verdict = check_double(double)
+    assert verdict.printed.startswith("hello\nto errors\n")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_of_endless_printing_the_beginning_is_kept():
+    lines = FirstLines(characters=10)
+    assert [lines.write("abcdef") for _ in range(3)] == [6, 6, 6]
+    assert lines.text == "abcdefabcd"
+
+
+def test_random_numbers_and_settings_of_the_caller_survive():
+    import random
+
+    def vandal(x):
+        torch.manual_seed(5)
+        random.seed(5)
+        torch.set_default_dtype(torch.float16)
+        torch.set_default_device("meta")
+        torch.set_grad_enabled(False)
+        sys.stdout = sys.stderr
+        return 2 * x
+
+    torch.manual_seed(1)
+    random.seed(1)
+    wanted, out = (torch.rand(3), random.random()), sys.stdout
+    torch.manual_seed(1)
+    random.seed(1)
+    attempt(vandal)(TENSOR)
+    assert torch.equal(torch.rand(3), wanted[0])
+    assert random.random() == wanted[1]
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_default_device() == torch.device("cpu")
+    assert torch.is_grad_enabled()
+    assert sys.stdout is out
+
+
+def test_each_call_has_other_random_numbers_and_each_check_the_same():
+    def runs():
+        one = attempt(lambda x: torch.rand(2))
+        return one(TENSOR), one(TENSOR)
+
+    (first, second), (again, _) = runs(), runs()
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)
+
+
+def test_warnings_of_the_reader_stay_with_the_reader():
+    import warnings
+
+    assert check_double(lambda x: warnings.warn("old", stacklevel=1) or 2 * x).status == "passed"
+
+
+def test_new_tensors_of_the_reader_have_the_dtype_of_the_inputs():
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            assert check_double(lambda x: torch.zeros(x.shape) + x + x).status == "passed"
+            assert torch.get_default_dtype() == dtype
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_ctrl_c_goes_through():
+    def interrupted(x):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(interrupted)(TENSOR)
+
+
+def test_the_line_is_the_innermost_one_of_the_readers_cell():
+    def divide(x):
+        return x / 0
+
+    def double(x):
+        steps = [1, 2]
+        return (
+            divide(steps[0])
+            and 2 * x
+        )  # fmt: skip
+
+    line = found(double, TENSOR).line
+    assert line.text == "return x / 0"  # a function of their own in the same file
+    assert found(lambda x: torch.einsum("ab", x, x), TENSOR).line.text.startswith("assert found(lambda x:")
+
+
+def test_an_exception_without_a_sound_text_is_survived():
+    class SilentError(Exception):
+        def __str__(self):
+            raise ValueError
+
+    def double(x):
+        raise SilentError
+
+    assert found(double, TENSOR).mistake == "raises"
+
+
+def test_a_missing_operation_of_pytorch_is_not_a_stub():
+    finding = found(lambda x: (x > 0) @ (x > 0), TENSOR)
+    assert finding.mistake in ("raises", "dtypes_meet")
+
+    def stub(x):
+        raise NotImplementedError("write this")
+
+    with pytest.raises(NotAttempted):
+        attempt(stub)(TENSOR)
+
+
+@pytest.mark.parametrize(
+    ("function", "mistake", "said"),
+    [
+        (lambda x, y: x @ y, "matmul_shapes", r"shapes \(2, 2\) and \(3, 2\): the inner numbers, 2 and 3"),
+        (lambda x, y: x + y, "sizes_differ", "have 2 and 3 entries on axis 0"),
+        (lambda x, y: x.view(7), "shape", "shape that it cannot have: shape '.7.' is invalid"),
+        (lambda x, y: x @ x.float(), "dtypes_meet", "kinds met"),
+        (lambda x, y: x @ torch.zeros(2, 2, device="meta"), "devices_meet", "different devices"),
+        (lambda x, y: x @ z, "unknown_name", "does not know a name: name 'z'"),  # noqa: F821
+        (lambda x, y: x[5], "index", "index 5 is out of bounds"),
+        (lambda x, y: 1 / 0, "division", "divide by 0"),
+        (lambda x, y: sys.exit(), "exits", "ends Python"),
+        (lambda x, y: x.rleu(), "raises", "'Tensor' object has no attribute 'rleu'"),
+        (lambda x, y: torch.zeros(10**15), "memory", "not fit into memory"),
+    ],
+)
+def test_a_common_error_is_put_into_words(function, mistake, said):
+    finding = found(function, TENSOR, torch.ones(3, 2, dtype=torch.float64))
+    assert finding.mistake == mistake
+    assert re.search(said, finding.message)
+    assert "It happened in double(x: (2, 2), y: (3, 2))." in finding.message
+
+
+class Double(torch.nn.Module):
+    def forward(self, x):
+        return x + x
+
+
+async def coroutine(x):
+    return x
+
+
+def generator(x):
+    yield x
+
+
+@pytest.mark.parametrize(
+    ("thing", "mistake", "said"),
+    [
+        (Double, "a_class", "You passed a class"),
+        (None, "not_a_function", "a NoneType"),
+        (TENSOR, "not_a_function", "a Tensor, which cannot be called"),
+        (lambda: 1, "arguments", "other arguments than the 1 of the task: x"),
+        (lambda x, y: 1, "arguments", "other arguments"),
+        (coroutine, "async", "async"),
+        (generator, "generator", "yields"),
+    ],
+)
+def test_what_is_no_function_of_these_arguments_is_refused_before_any_call(thing, mistake, said):
+    with pytest.raises(Finding, match=said) as caught:
+        attempt(thing).look()
+    assert caught.value.mistake == mistake
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("thing", [Double(), lambda x, more=1: x + x, lambda *all: 2 * all[0], torch.neg])
+def test_whatever_can_be_called_with_these_arguments_is_welcome(thing):
+    attempt(thing).look()
+
+
+# ---- The time limit --------------------------------------------------------------------------------------------------
+
+
+def forever():
+    while True:
+        pass
+
+
+def stubborn():
+    while True:
+        try:
+            time.sleep(0.001)
+        except:  # noqa: E722
+            continue
+
+
+def busy():
+    number = 0
+    while True:
+        try:
+            number += 1
+        except:  # noqa: E722
+            continue
+
+
+def in_thread(function):
+    results = []
+
+    def work():
+        try:
+            results.append(function())
+        except BaseException as error:
+            results.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    return results[0]
+
+
+@pytest.mark.parametrize("endless", [forever, busy, stubborn])
+def test_an_endless_loop_is_stopped_on_the_main_thread(endless):
+    started = time.monotonic()
+    with pytest.raises(OutOfTime):
+        call_within(0.1, endless)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("endless", [forever, busy])
+def test_an_endless_loop_is_stopped_on_any_other_thread(endless):
+    started = time.monotonic()
+    assert isinstance(in_thread(lambda: call_within(0.1, endless)), OutOfTime)
+    assert time.monotonic() - started < 5
+
+
+def test_sleep_is_interrupted_where_there_are_timers():
+    started = time.monotonic()
+    with pytest.raises(OutOfTime):
+        call_within(0.1, time.sleep, 30)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("run", [lambda function: function(), in_thread], ids=["main", "other"])
+def test_the_limit_leaves_no_thread_timer_or_exception_behind(run):
+    threads, handler = threading.active_count(), signal.getsignal(signal.SIGALRM)
+
+    def quick():
+        results = [call_within(0.02, int, "7") for _ in range(20)]
+        time.sleep(0.05)  # longer than the limit: nothing may ring now
+        return results
+
+    assert run(quick) == [7] * 20
+    assert threading.active_count() == threads
+    assert signal.getsignal(signal.SIGALRM) is handler
+
+
+def test_a_timer_that_was_set_before_goes_on():
+    rung = []
+    handler = signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
+    outer = signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(OutOfTime):
+            call_within(0.05, stubborn)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] < 0.26
+        time.sleep(0.5)
+        assert rung == [True]
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *outer)
+
+
+def test_a_trace_function_survives_and_a_debugger_has_all_the_time():
+    class Debugger:
+        def trace(self, frame, event, argument):
+            return self.trace
+
+    outer, debugger = sys.gettrace(), Debugger()
+    for module, ends in (("coverage.tracer", OutOfTime), ("bdb", None)):
+        Debugger.trace.__module__ = module
+        trace = debugger.trace
+        try:
+            sys.settrace(trace)
+            if ends:
+                with pytest.raises(ends):
+                    call_within(0.05, stubborn)
+            else:
+                call_within(0.05, time.sleep, 0.2)
+            assert sys.gettrace() is trace
+        finally:
+            sys.settrace(outer)
+
+
+def test_exceptions_and_results_pass_the_limit():
+    assert call_within(1.0, max, 3, 4) == 4
+    with pytest.raises(ZeroDivisionError):
+        call_within(1.0, divmod, 1, 0)
+
+
+def test_a_slow_function_gets_one_second_for_a_call_and_three_for_all():
+    def slow(x):
+        time.sleep(0.7)
+        return x
+
+    one, started = attempt(slow), time.monotonic()
+    with pytest.raises(Finding, match="more than 1 second"):
+        [one(TENSOR) for _ in range(9)]
+    assert time.monotonic() - started < 5
+
+
+# ---- What came back --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "mistake", "said"),
+    [
+        (None, "returns_none", "You return None"),
+        (TENSOR.numpy(), "returns_numpy", "NumPy array"),
+        (TENSOR.tolist(), "returns_list", "a list"),
+        ((TENSOR,), "returns_tuple", "a tuple"),
+        (3.0, "returns_float", "float: 3.0"),
+        (TENSOR[0], "wrong_shape", r"shape \(2,\); wanted is \(2, 2\)"),
+        (TENSOR[None], "wrong_shape", r"shape \(1, 2, 2\)"),
+        (TENSOR.float(), "wrong_dtype", "float32, the inputs are float64"),
+        (TENSOR.int(), "wrong_dtype", "int32"),
+        (TENSOR.to("meta"), "wrong_device", "device meta"),
+        (TENSOR.to_sparse(), "sparse", "sparse"),
+        ((row for row in TENSOR), "returns_generator", "a generator"),
+        (Double(), "returns_double", "class Double"),
+    ],
+)
+def test_what_is_not_the_wanted_tensor_is_named(result, mistake, said):
+    with pytest.raises(Finding, match=said) as caught:
+        read_tensor(result, TENSOR)
+    assert caught.value.mistake == mistake
+
+
+def test_a_tensor_is_taken_without_its_graph():
+    assert not read_tensor(TENSOR.clone().requires_grad_(), TENSOR).requires_grad
+
+
+def test_a_pair_may_be_a_list_and_its_bias_a_row():
+    w, b = TENSOR, TENSOR[0]
+    assert torch.equal(read_pair([w, b[None]], (w, b))[1], b)
+    with pytest.raises(Finding, match="b before w"):
+        read_pair((b, w), (w, b))
+    with pytest.raises(Finding, match="a tensor of shape"):
+        read_pair(w, (w, b))
+    with pytest.raises(Finding, match="3 things"):
+        read_pair((w, b, b), (w, b))
+    with pytest.raises(Finding, match="You return None"):
+        read_pair((w, None), (w, b))
+
+
+@pytest.mark.parametrize("number", [7, 7.0, torch.tensor(7), torch.tensor([7.0]), TENSOR.numpy()[0, 0] + 6])
+def test_a_number_comes_in_many_forms(number):
+    assert read_number(number, 7) == 7
+    assert isinstance(read_number(number, 7), int)
+
+
+@pytest.mark.parametrize("result", [None, "7", True, TENSOR, float("nan"), float("inf"), 7j, [7]])
+def test_what_is_no_number_is_named(result):
+    with pytest.raises(Finding) as caught:
+        read_number(result, 7)
+    assert caught.value.mistake == "not_a_number"
+
+
+def test_a_width_is_whole():
+    assert read_whole_number(7, 7) == 7
+    for number in (7.0, 6.5):
+        with pytest.raises(Finding, match="a layer cannot be that wide"):
+            read_whole_number(number, 7)
+
+
+# ---- Agreement -------------------------------------------------------------------------------------------------------
+
+
+def test_a_known_mistake_is_named_with_its_way_out():
+    verdict = check_double(lambda x: x**2)
+    assert (verdict.status, verdict.mistake) == ("failed", "square")
+    assert (verdict.message, verdict.hint) == ("You square it.", "Add it to itself.")
+    assert verdict.comparison.tried == "double(x: (1, 2))"
+
+
+def test_an_unknown_mistake_is_shown():
+    verdict = check_double(lambda x: 3 * x)
+    assert verdict.mistake == "other"
+    assert torch.equal(verdict.comparison.received, 3 * draw((1, 2))[0])
+
+
+def test_an_answer_for_one_size_only_is_found():
+    verdict = check_double(lambda x: x.reshape(1, 2) * 2)
+    assert verdict.mistake == "other_sizes"
+    assert verdict.message.startswith("It is right for the smallest sizes, but not for others.")
+
+
+def test_a_result_cannot_be_changed_afterwards():
+    shared = torch.zeros(1, 2, dtype=torch.float64)
+
+    def double(x):
+        shared.copy_(x * x) if x.shape == shared.shape else shared.zero_()
+        return shared if x.shape == shared.shape else x * x
+
+    assert check_double(double).mistake == "square"
+
+
+def test_one_mistake_at_equal_widths_explains_a_clash_of_shapes():
+    @check("x")
+    def check_twice(attempt):
+        """Check x + x."""
+        turned = [Mistake("turned", lambda x: x + x.T, "You turn x.", "Leave .T out.")]
+        agree(attempt, [draw((2, 3))], lambda x: x + x, turned, read=read_tensor, square=draw((3, 3)))
+        return "right."
+
+    verdict = check_twice(lambda x: x + x.T)
+    assert verdict.mistake == "turned"
+    assert verdict.line is not None
+
+
+def test_gradients_that_stop_or_change_are_found():
+    inputs = draw((2, 2), (2, 2))
+    both = attempt(lambda x, y: x @ y, "x", "y")
+    gradients_flow(both, inputs, torch.matmul)
+    for function, said in (
+        (lambda x, y: x.detach() @ y, "no gradient reaches x"),
+        (lambda x, y: (x @ y).detach(), "no gradient reaches x"),
+        (lambda x, y: 2 * (x @ y) - (x @ y).detach(), "no gradient that is right reaches x"),
+        (lambda x, y: torch.tensor(x.detach().numpy() @ y.numpy()), "nothing can be learned"),
+    ):
+        with pytest.raises(Finding, match=said) as caught:
+            gradients_flow(attempt(function, "x", "y"), inputs, torch.matmul)
+        assert caught.value.mistake in ("no_gradient", "cuts_the_gradient")
+
+
+def test_the_same_inputs_are_drawn_every_time_and_on_every_device():
+    (first,), (again,) = draw((2, 3), seed=4), draw((2, 3), seed=4)
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert first.dtype == torch.float64
+    torch.set_default_device("meta")
+    try:
+        assert draw((2, 3))[0].is_meta
+    finally:
+        torch.set_default_device(None)
