@@ -18,7 +18,7 @@ def edit_distance(one: Symbols, other: Symbols) -> int:
     Symbols may be anything that can be compared and hashed: phonemes, ids, the letters of a string.
 
     Source: Levenshtein 1966. Computed by RapidFuzz, which compares sequences of any symbols (most libraries know
-        strings only), has compiled wheels for every platform and no dependencies, and is what jiwer and Levenshtein
+        strings only), comes compiled for the usual platforms, has no dependencies, and is what jiwer and Levenshtein
         are built on.
     """
     return Levenshtein.distance(one, other)
@@ -36,8 +36,8 @@ def phoneme_error_rate(predictions: Sequence[Symbols], references: Sequence[Sequ
     Args: references: for each prediction all right pronunciations, as in `Word.pronunciations`.
     Raises: ValueError if there are not as many predictions as references, there are none, a word has no reference, a
         reference is empty, or a pronunciation is one string.
-    Source: Yao and Zweig 2015, "Sequence-to-Sequence Neural Net Models for Grapheme-to-Phoneme Conversion", section 3,
-        who also take the nearest of several references.
+    Source: the rate in which results on this dictionary are published, such as those of Yao and Zweig 2015,
+        "Sequence-to-Sequence Neural Net Models for Grapheme-to-Phoneme Conversion".
     """
     _check(predictions, references)
     edits = total = 0
@@ -57,7 +57,7 @@ def word_error_rate(predictions: Sequence[Symbols], references: Sequence[Sequenc
 
     Args: references: for each prediction all right pronunciations, as in `Word.pronunciations`.
     Raises: ValueError as phoneme_error_rate.
-    Source: Yao and Zweig 2015, section 3.
+    Source: as phoneme_error_rate.
     """
     _check(predictions, references)
     wrong = [

@@ -23,6 +23,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HATCHES = ("", "///", "..")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (7, 2)))
+MARGINS = (0.15, 0.1, 0.94, 0.97)  # of a small figure with labelled axes: left, bottom, right, top
 INK, FAINT, PALE = "#000000", "#6a6a6a", "#e7eef4"  # explore turns pure black into the page's own text colour
 
 STYLE = {

@@ -258,13 +258,12 @@ def test_phonemes_end_with_eos_and_letters_do_not(some_words):
 
 
 def test_words_of_like_length_come_together_so_that_there_is_hardly_any_padding(some_words):
-    batches = draw_batches(some_words)
-    padding = sum((side == 0).sum().item() for batch in batches for side in batch)
-    total = sum(side.numel() for batch in batches for side in batch)
-    shuffled = [word for word in some_words if len(word.pronunciations) == 1]
-    longest = max(len(word.spelling) for word in shuffled[:64])
-    without_buckets = 1 - sum(len(word.spelling) for word in shuffled[:64]) / (64 * longest)
-    assert padding / total < 0.05 < without_buckets
+    def padding(sides):
+        return sum((side == 0).sum().item() for side in sides) / sum(side.numel() for side in sides)
+
+    spellings = [word.spelling for word in some_words]
+    as_they_come = [letter_ids(spellings[start : start + 64]) for start in range(0, len(spellings), 64)]
+    assert padding([side for batch in draw_batches(some_words) for side in batch]) < padding(as_they_come) / 5
 
 
 def test_short_and_long_batches_are_mixed(some_words):

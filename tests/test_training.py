@@ -1,5 +1,6 @@
 """The loop takes PyTorch's steps, and stops where there is nothing to learn from."""
 
+import itertools
 import math
 import sys
 import types
@@ -7,10 +8,20 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import config
 from torch import nn
 
 from lib.device import seeded
-from lib.training import train
+from lib.training import (
+    cosine_schedule,
+    inverse_sqrt_schedule,
+    sequence_loss,
+    shift_right,
+    train,
+    warmup_schedule,
+)
 
 
 def linear():
@@ -195,3 +206,261 @@ def test_a_log_file_has_no_bar_and_a_live_notebook_has_one(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
     train(linear(), squared, batches(), lr=0.1)
     assert "5/5" in capsys.readouterr().err
+
+
+# ---- Teaching sequences ----------------------------------------------------------------------------------------------
+
+BOS, EOS, PAD, VOCAB = 1, 2, 0, 7
+
+
+class Writer(nn.Module):
+    """A small language model that sees no future: causal attention by PyTorch's own layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(VOCAB, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+
+    def forward(self, ids):
+        future = torch.ones(ids.shape[1], ids.shape[1], device=ids.device).triu(1).bool()
+        return self.layer(self.embed(ids), src_mask=future) @ self.embed.weight.T
+
+
+def writer(device="cpu"):
+    with seeded(0):
+        return Writer().double().to(device)
+
+
+def targets(*lengths, seed=0):
+    """Return rows of random symbols that end with EOS, filled up with PAD."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = [torch.cat([torch.randint(3, VOCAB, (n - 1,), generator=draw), torch.tensor([EOS])]) for n in lengths]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+
+
+def some_logits(*shape, seed=0):
+    return torch.randn(*shape, VOCAB, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture
+def without_shape_checks():
+    """Run lib as readers do, whose calls no type checker sees first."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+row_lengths = st.lists(st.integers(1, 6), min_size=1, max_size=4)
+
+
+@settings(deadline=None, derandomize=True)
+@given(lengths=row_lengths)
+def test_shifted_inputs_begin_with_bos_and_are_one_behind_their_targets(lengths):
+    tgt_ids = targets(*lengths)
+    before = tgt_ids.clone()
+    inputs = shift_right(tgt_ids, BOS)
+    assert inputs.shape == tgt_ids.shape
+    assert (inputs[:, 0] == BOS).all()
+    assert torch.equal(inputs[:, 1:], tgt_ids[:, :-1])
+    assert torch.equal(tgt_ids, before)
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(lengths=row_lengths, smoothing=st.sampled_from([0.0, 0.1]))
+def test_one_parallel_pass_has_the_loss_and_the_gradient_of_one_step_after_the_other(lengths, smoothing):
+    model, tgt_ids = writer(), targets(*lengths)
+    inputs, real = shift_right(tgt_ids, BOS), tgt_ids != PAD
+    parallel = sequence_loss(model(inputs), tgt_ids, PAD, label_smoothing=smoothing)
+    stepwise = 0
+    for step in range(tgt_ids.shape[1]):  # the model has read the right symbols so far, and is asked for the next
+        here = real[:, step]
+        logits = model(inputs[here, : step + 1])[:, -1]
+        stepwise = stepwise + F.cross_entropy(logits, tgt_ids[here, step], reduction="sum", label_smoothing=smoothing)
+    stepwise = stepwise / real.sum()
+    torch.testing.assert_close(parallel, stepwise, rtol=0, atol=1e-12)
+    gradients = (torch.autograd.grad(loss, list(model.parameters())) for loss in (parallel, stepwise))
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("vocab", [2, 7, 1000])
+def test_a_model_that_knows_nothing_has_the_logarithm_of_the_vocabulary(vocab, smoothing):
+    logits = torch.full((2, 3, vocab), 5.0, dtype=torch.float64)
+    tgt_ids = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    loss = sequence_loss(logits, tgt_ids, pad_id=0, label_smoothing=smoothing)
+    assert loss.item() == pytest.approx(math.log(vocab), abs=1e-12)
+
+
+def test_a_model_that_knows_everything_has_loss_zero():
+    tgt_ids = targets(3, 5)
+    assert sequence_loss(100 * F.one_hot(tgt_ids, VOCAB).double(), tgt_ids, PAD).item() == pytest.approx(0, abs=1e-12)
+
+
+@settings(deadline=None, derandomize=True)
+@given(lengths=row_lengths, more=st.integers(1, 5), smoothing=st.sampled_from([0.0, 0.1]))
+def test_more_padding_and_what_is_said_there_change_nothing(lengths, more, smoothing):
+    tgt_ids = targets(*lengths)
+    logits = some_logits(*tgt_ids.shape).requires_grad_()
+    padded_ids = F.pad(tgt_ids, (0, more), value=PAD)
+    elsewhere = some_logits(len(lengths), more, seed=1) * 100
+    padded = torch.cat([logits, elsewhere], dim=1)
+    padded = torch.where((padded_ids == PAD)[..., None], some_logits(*padded_ids.shape, seed=2), padded)
+    losses = [
+        sequence_loss(said, asked, PAD, label_smoothing=smoothing)
+        for said, asked in ((logits, tgt_ids), (padded, padded_ids))
+    ]
+    torch.testing.assert_close(*losses, rtol=1e-13, atol=0)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in losses]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+    assert (gradients[0][tgt_ids == PAD] == 0).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_every_real_token_weighs_the_same(smoothing):
+    tgt_ids = targets(2, 6)
+    logits = some_logits(*tgt_ids.shape)
+    rows = [sequence_loss(logits[[row]], tgt_ids[[row]], PAD, label_smoothing=smoothing) for row in (0, 1)]
+    loss = sequence_loss(logits, tgt_ids, PAD, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, (2 * rows[0] + 6 * rows[1]) / 8)
+    assert abs(loss - sum(rows) / 2) > 0.01
+
+
+def test_label_smoothing_is_a_target_that_gives_every_symbol_a_share():
+    tgt_ids = targets(4, 4)
+    logits = some_logits(2, 4)
+    target = 0.9 * F.one_hot(tgt_ids, VOCAB) + 0.1 / VOCAB
+    expected = -(target * logits.log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(sequence_loss(logits, tgt_ids, PAD, label_smoothing=0.1), expected)
+
+
+def test_padding_may_have_an_id_that_no_symbol_has():
+    tgt_ids = targets(2, 5)
+    logits = some_logits(2, 5)
+    outside = tgt_ids.masked_fill(tgt_ids == PAD, -100)
+    assert torch.equal(sequence_loss(logits, outside, -100), sequence_loss(logits, tgt_ids, PAD))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_summed_in_float32(dtype):
+    tgt_ids = targets(2, 5)
+    logits = some_logits(2, 5).to(dtype)
+    loss = sequence_loss(logits, tgt_ids, PAD)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, sequence_loss(logits.float(), tgt_ids, PAD), rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
+def test_the_loss_on_a_gpu_is_the_same(dtype, tolerance):
+    tgt_ids = targets(2, 5)
+    logits = some_logits(2, 5)
+    there = sequence_loss(logits.to("cuda", dtype), tgt_ids.cuda(), PAD).double().cpu()
+    torch.testing.assert_close(there, sequence_loss(logits, tgt_ids, PAD), rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tgt_ids", "options", "message"),
+    [
+        (
+            (2, 4),
+            targets(3, 3),
+            {},
+            r"logits for \(2, 4\) and targets of \(2, 3\), both \(batch, seq\); feed the model",
+        ),
+        ((2, 3), torch.zeros(2, 3).long(), {}, "1 real token or more, but all 6 targets are padding; leave this batch"),
+        ((0, 3), torch.zeros(0, 3).long(), {}, "but all 0 targets are padding"),
+        ((1, 2), torch.tensor([[3, 7]]), {}, "ids from 0 to 6, as many as there are logits, but got 7;"),
+        ((1, 2), torch.tensor([[3, -100]]), {}, "but got -100; make the model's vocabulary larger, or pass the pad_id"),
+        ((1, 2), targets(2), {"label_smoothing": 1.5}, "a share from 0 to 1, but got 1.5"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_targets_that_cannot_be_learned_from_are_refused(shape, tgt_ids, options, message):
+    with pytest.raises(ValueError, match=message):
+        sequence_loss(some_logits(*shape), tgt_ids, PAD, **options)
+
+
+def test_targets_without_a_symbol_are_refused():
+    with pytest.raises(ValueError, match=r"1 symbol or more, eos_id at least, but got the shape \(2, 0\)"):
+        shift_right(torch.zeros(2, 0).long(), BOS)
+
+
+def test_without_the_shift_a_model_learns_to_copy_what_cannot_be_learned():
+    model = nn.Sequential(nn.Embedding(VOCAB, 16), nn.Linear(16, VOCAB))
+    losses = {}
+    for name, inputs_of in {"shifted": lambda ids: shift_right(ids, BOS), "unshifted": lambda ids: ids}.items():
+        with seeded(0):
+            for layer in model:
+                layer.reset_parameters()
+        random_targets = ((targets(*[9] * 32, seed=seed)[:, :-1],) for seed in range(60))
+
+        def loss(model, ids, inputs_of=inputs_of):
+            return sequence_loss(model(inputs_of(ids)), ids, PAD)
+
+        losses[name] = train(model, loss, random_targets, lr=0.05, progress=False)[-1]
+    assert losses["unshifted"] < 0.05
+    assert losses["shifted"] > 0.95 * math.log(VOCAB - 3)  # the targets are 4 symbols, all equally likely
+
+
+# ---- Schedules -------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, derandomize=True)
+@given(n_steps=st.integers(1, 300), data=st.data())
+def test_the_cosine_rises_in_equal_parts_and_falls_along_half_a_cosine(n_steps, data):
+    n_warmup = data.draw(st.integers(0, n_steps - 1))
+    floor = data.draw(st.floats(0, 1))
+    factor = cosine_schedule(n_steps, n_warmup=n_warmup, floor=floor)
+    factors = [factor(step) for step in range(n_steps + 5)]
+    assert factors[:n_warmup] == [(step + 1) / n_warmup for step in range(n_warmup)]
+    assert factors[n_warmup] == pytest.approx(1)
+    falling = factors[n_warmup:]
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(falling))
+    assert falling[-5:] == [pytest.approx(floor)] * 5
+    middle = factor(n_warmup + (n_steps - n_warmup) // 2)
+    if (n_steps - n_warmup) % 2 == 0:
+        assert middle == pytest.approx((1 + floor) / 2)
+
+
+def test_the_cosine_is_pytorchs():
+    steps = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(steps, T_max=20, eta_min=0.1)
+    ours = cosine_schedule(20, floor=0.1)
+    for step in range(20):
+        assert steps.param_groups[0]["lr"] == pytest.approx(ours(step))
+        steps.step()
+        theirs.step()
+
+
+def test_warm_up_reaches_the_full_rate_and_stays():
+    assert [warmup_schedule(4)(step) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert warmup_schedule(1)(0) == 1
+
+
+@pytest.mark.parametrize("d_model", [32, 512])
+def test_the_inverse_square_root_is_the_papers(d_model):
+    factor, n_warmup = inverse_sqrt_schedule(4000), 4000
+    for step in (0, 1, 100, 3998, 3999, 4000, 10**5):
+        number = step + 1  # the paper counts from 1
+        paper = d_model**-0.5 * min(number**-0.5, number * n_warmup**-1.5)
+        assert factor(step) * d_model**-0.5 * n_warmup**-0.5 == pytest.approx(paper)
+    assert max(map(factor, range(10_000))) == factor(3999) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: warmup_schedule(0), "1 or more steps, but got n_warmup=0"),
+        (lambda: inverse_sqrt_schedule(-1), "1 or more steps, but got n_warmup=-1"),
+        (lambda: cosine_schedule(10, n_warmup=10), "n_warmup=10 of n_steps=10"),
+        (lambda: cosine_schedule(10, n_warmup=-1), "n_warmup=-1 of n_steps=10"),
+        (lambda: cosine_schedule(0), "n_warmup=0 of n_steps=0"),
+        (lambda: cosine_schedule(10, floor=1.5), "from 0 to 1, but got 1.5"),
+    ],
+)
+def test_a_schedule_without_steps_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

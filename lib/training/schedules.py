@@ -18,7 +18,7 @@ def warmup_schedule(n_warmup: int) -> Schedule:
     Raises: ValueError if n_warmup is below 1.
     Source: Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 2.2.
     """
-    _check_warmup(n_warmup, at_least=1)
+    _check_warmup(n_warmup)
     return lambda step: min(1.0, (step + 1) / n_warmup)
 
 
@@ -60,10 +60,10 @@ def inverse_sqrt_schedule(n_warmup: int) -> Schedule:
     Source: Vaswani et al. 2017, section 5.3, equation 3, divided by its largest value: the paper's learning rates are
         lr = d_model ** -0.5 * n_warmup ** -0.5 with n_warmup = 4000.
     """
-    _check_warmup(n_warmup, at_least=1)
+    _check_warmup(n_warmup)
     return lambda step: min((step + 1) / n_warmup, math.sqrt(n_warmup / (step + 1)))
 
 
-def _check_warmup(n_warmup: int, at_least: int) -> None:
-    if n_warmup < at_least:
-        raise ValueError(f"warm-up takes {at_least} or more steps, but got n_warmup={n_warmup}")
+def _check_warmup(n_warmup: int) -> None:
+    if n_warmup < 1:
+        raise ValueError(f"warm-up takes 1 or more steps, but got n_warmup={n_warmup}; 1 is no warm-up at all")

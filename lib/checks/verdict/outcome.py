@@ -76,6 +76,9 @@ class Finding(Exception):  # noqa: N818  it is no error: finding mistakes is wha
         self.mistake, self.message, self.hint = mistake, message, hint
         self.comparison, self.line = comparison, line
 
+    def __str__(self) -> str:
+        return self.message
+
     def verdict(self, exercise: str, printed: str) -> Verdict:
         """Turn it into the verdict on an exercise."""
         return Verdict(exercise, "failed", self.message, self.mistake, self.hint, self.comparison, self.line, printed)

@@ -9,7 +9,7 @@ ERRORS = [
     (
         r"mat1 and mat2 shapes cannot be multiplied \((\d+)x(\d+) and (\d+)x(\d+)\)",
         "matmul_shapes",
-        "A matrix product met the shapes ({0}, {1}) and ({2}, {3}): the inner numbers, {1} and {3}, must be equal.",
+        "A matrix product met the shapes ({0}, {1}) and ({2}, {3}): the inner numbers, {1} and {2}, must be equal.",
         "Rows are tokens here, so x stands on the left, and a matrix has its inputs first: (d_in, d_out).",
     ),
     (
