@@ -7,12 +7,15 @@ Parts, which use nothing of lib, not even each other
     feed_forward     What does a token work out alone? Plain, gated, and mixture of experts.
     residual         How does a gradient survive sixty layers? Ways to add what a layer says to what was there.
     norms            What is averaged over what? Layer, batch and root-mean-square normalisation.
+    attention        How do tokens exchange information? Scaled dot products, several heads, a cache.
     masks            Who may look at whom? True = may attend.
+    positions        Where does a token stand? Sinusoids, learned vectors, rotations.
 
 Practice, which puts them to work
     tasks            What is there to learn when nothing is to be known? Copy, reverse, sort.
     pronunciation    How is a word pronounced? The words of the CMU Pronouncing Dictionary, and their split.
     training         How does a network learn? One loop for every training run.
+    decoding         How does a model write? Greedy, sampled, by beam.
     metrics          How wrong is a pronunciation? Counted in phonemes, and in words.
 
 Looking

@@ -272,9 +272,9 @@ class MultiHeadAttention(nn.Module):
         (batch, n_heads, n_queries, _), n_keys = queries.shape, keys.shape[2]
         if mask is not None:
             _check_mask(mask, (batch, n_heads, n_queries, n_keys))
-        if not is_causal or n_queries == 1:  # the newest token may see everything; PyTorch would let it see key 0 only
+        if not is_causal or n_queries == 1:  # the newest token comes after all others, and may see them all
             return mask, False
-        if mask is None and n_queries == n_keys:
+        if mask is None and n_queries == n_keys:  # else PyTorch would put the first query at the first cached key
             return None, True
         causal = _causal(n_queries, n_keys, keys.device)
         return causal if mask is None else mask & causal, False

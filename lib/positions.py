@@ -64,8 +64,7 @@ class Sinusoidal(nn.Module):
     def _table(self, x: Tensor) -> Tensor:
         """Return the table where and as x is; no buffer, since `half()` and then `double()` would leave it rounded."""
         if (x.dtype, x.device) not in self._tables:
-            with torch.inference_mode(False):  # what is made in inference mode can never take part in training
-                self._tables[x.dtype, x.device] = sinusoids(self.max_len, self.d_model).to(x.device, x.dtype)
+            self._tables[x.dtype, x.device] = sinusoids(self.max_len, self.d_model).to(x.device, x.dtype)
         return self._tables[x.dtype, x.device]
 
 

@@ -226,10 +226,17 @@ def test_a_file_with_code_in_it_is_refused_and_runs_none(finished):
     ("model", "message"),
     [
         (lambda: nn.Linear(3, 1).double(), "it has 9 tensors and this model 2, and 11 differ"),
-        (lambda: network().append(nn.Linear(1, 1).double()), r"such as '4.bias', missing there and \(1,\) here"),
+        (
+            lambda: network().append(nn.Linear(1, 1).double()),
+            r"such as '4.bias', missing there and \(1,\) of torch.float64 here",
+        ),
+        (
+            lambda: network().float(),
+            r"8 differ, such as '0.bias', \(8,\) of torch.float64 there and \(8,\) of torch.float32",
+        ),
         (
             lambda: network()[:3],
-            r"model 7, and 2 differ, such as '3.bias', \(1,\) there and missing here",
+            r"model 7, and 2 differ, such as '3.bias', \(1,\) of torch.float64 there and missing here",
         ),
     ],
 )
@@ -238,7 +245,14 @@ def test_the_checkpoint_of_another_model_is_refused_before_any_of_it_is_loaded(f
 
 
 def test_the_checkpoint_of_another_optimiser_is_refused(finished):
-    same(*refused(finished, "by a run with AdamW, but this one has SGD; train with AdamW", optimizer=torch.optim.SGD))
+    message = r"by a run with AdamW on 6 parameters, but this one has {}; train as it did"
+    same(*refused(finished, message.format("SGD on 6 parameters"), optimizer=torch.optim.SGD))
+
+    def in_two_groups(parameters, lr):
+        first, *others = parameters
+        return torch.optim.AdamW([{"params": [first]}, {"params": others}], lr=lr)
+
+    same(*refused(finished, message.format(r"AdamW on 1 \+ 5 parameters"), optimizer=in_two_groups))
 
 
 def test_other_batches_are_refused(finished):
@@ -348,6 +362,8 @@ losses = train(model, teach, batches(20, 7), **options)                      # 7
 losses += train(model, guess_length, batches(6, 7), lr=0.01)
 losses += train(model, teach, batches(4, 1), lr=0.01)                        # 1 row: one process has none
 kept = sys.argv[1] + "/model.pt"
+blank = [(src_ids, tgt_ids.masked_fill(torch.arange(6)[:, None] % 2 == 1, numbers.pad_id)) for src_ids, tgt_ids in batches(3, 6)]
+losses += train(model, teach, blank, lr=0.01)                                # one process has nothing but padding
 losses += train(model, teach, batches(3, 5), lr=0.01, checkpoint=kept)
 losses += train(model, teach, batches(6, 5), lr=0.01, checkpoint=kept)[3:]   # goes on
 weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).tolist()
@@ -378,7 +394,7 @@ def test_two_processes_under_torchrun_have_the_losses_of_one_with_the_same_batch
     (one,) = torchrun(tmp_path / "one", SCRIPT, 1)
     first, second = torchrun(tmp_path / "two", SCRIPT, 2)
     assert first == second
-    assert len(one["losses"]) == 20 + 6 + 4 + 6
+    assert len(one["losses"]) == 20 + 6 + 4 + 3 + 6
     assert max(abs(a - b) for a, b in zip(one["losses"], first["losses"], strict=True)) < 1e-5
     assert max(abs(a - b) for a, b in zip(one["weights"], first["weights"], strict=True)) < 1e-4
     assert one["losses"][0] > one["losses"][19]

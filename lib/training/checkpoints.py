@@ -80,9 +80,9 @@ def _seal(content: bytes) -> bytes:
 def check_same_tensors(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
     """Refuse the state of another model before any of it is loaded.
 
-    Raises: ValueError if names or shapes differ.
+    Raises: ValueError if names, shapes or types differ.
     """
-    there, here = ({name: _shape(value) for name, value in state.items()} for state in (found, wanted))
+    there, here = ({name: _form(value) for name, value in state.items()} for state in (found, wanted))
     different = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
     if different:
         name = different[0]
@@ -93,8 +93,8 @@ def check_same_tensors(found: Mapping[str, Any], wanted: Mapping[str, Any], path
         )
 
 
-def _shape(value: Any) -> object:
-    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+def _form(value: Any) -> str:
+    return f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def fingerprint(batch: Sequence[object]) -> str:

@@ -45,7 +45,8 @@ class Team:
         share, rows = self._share(batch)
         with counted_tokens() as counts:
             loss = _one_number(loss_fn(self.model, *share), step)
-        weight = loss.new_tensor(float(sum(map(int, counts)) if counts and rows else rows))
+        exact = torch.promote_types(loss.dtype, torch.float32)  # bfloat16 cannot even count to 300
+        weight = torch.tensor(sum(map(int, counts)) if counts and rows else rows, dtype=exact, device=loss.device)
         sums = torch.stack([loss.detach().reshape(()) * weight, weight])
         distributed.all_reduce(sums, group=self.group)
         return loss * (weight * self.size / sums[1]), (sums[0] / sums[1]).item()
@@ -90,6 +91,8 @@ def form_team(model: nn.Module, device: torch.device) -> Team:
         return Team(model, model)
     started = distributed.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if started and not distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where this process's messages pass
         distributed.init_process_group(distributed.get_default_backend_for_device(device))
         atexit.register(distributed.destroy_process_group)
     if not distributed.is_initialized() or distributed.get_world_size() == 1:

@@ -72,11 +72,11 @@ class KeptRun:
 
     def _load(self, state: dict[str, Any]) -> None:
         check_same_tensors(state["model"], self.team.plain.state_dict(), self.path)
-        wrote, reads = state["optimizer_name"], type(self.optimizer).__name__
+        wrote, reads = state["optimizer_kind"], _kind(self.optimizer)
         if wrote != reads:
             raise ValueError(
-                f"{self.path} was written by a run with {wrote}, but this one has {reads}; train with {wrote}, or "
-                "delete the file to begin another run"
+                f"{self.path} was written by a run with {wrote}, but this one has {reads}; train as it did, or delete "
+                "the file to begin another run"
             )
         self.team.plain.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -101,9 +101,14 @@ class KeptRun:
             state = {
                 "model": self.team.plain.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "optimizer_name": type(self.optimizer).__name__,
+                "optimizer_kind": _kind(self.optimizer),
                 "losses": torch.tensor(self.losses, dtype=torch.float64),
                 "batch": fingerprint(batch),
                 "random_states": states,
             }
             write_checkpoint(self.path, state)
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    counts = [len(group["params"]) for group in optimizer.param_groups]
+    return f"{type(optimizer).__name__} on {' + '.join(map(str, counts))} parameters"

@@ -64,22 +64,25 @@ def sequence_loss(
         )
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing is a share from 0 to 1, but got {label_smoothing}; 0.1 is usual")
-    real = tgt_ids != pad_id
-    _check_ids(tgt_ids[real], tgt_ids, logits.shape[-1])
-    if (counts := _listener.get()) is not None:
+    real, counts = tgt_ids != pad_id, _listener.get()
+    targets = tgt_ids[real]
+    _check_ids(targets, logits.shape[-1])
+    if counts is not None:
         counts.append(real.sum())
+    elif not targets.numel():
+        raise ValueError(
+            f"a loss needs 1 real token or more, but all {tgt_ids.numel()} targets are padding; leave this batch out"
+        )
+    if not targets.numel():
+        return 0 * logits.sum()  # a process's share, which counts 0 of the whole batch
     logits = logits.float() if logits.dtype.itemsize < 4 else logits
     return F.cross_entropy(
         logits.flatten(0, 1), tgt_ids.flatten(), ignore_index=pad_id, label_smoothing=label_smoothing
     )
 
 
-def _check_ids(targets: Tensor, tgt_ids: Tensor, vocab_size: int) -> None:
-    if not targets.numel():
-        raise ValueError(
-            f"a loss needs 1 real token or more, but all {tgt_ids.numel()} targets are padding; leave this batch out"
-        )
-    low, high = (int(extreme) for extreme in targets.aminmax())
+def _check_ids(targets: Tensor, vocab_size: int) -> None:
+    low, high = (int(extreme) for extreme in targets.aminmax()) if targets.numel() else (0, 0)
     if low < 0 or high >= vocab_size:
         raise ValueError(
             f"targets are ids from 0 to {vocab_size - 1}, as many as there are logits, but got "
