@@ -362,7 +362,8 @@ losses = train(model, teach, batches(20, 7), **options)                      # 7
 losses += train(model, guess_length, batches(6, 7), lr=0.01)
 losses += train(model, teach, batches(4, 1), lr=0.01)                        # 1 row: one process has none
 kept = sys.argv[1] + "/model.pt"
-blank = [(src_ids, tgt_ids.masked_fill(torch.arange(6)[:, None] % 2 == 1, numbers.pad_id)) for src_ids, tgt_ids in batches(3, 6)]
+odd = torch.arange(6)[:, None] % 2 == 1
+blank = ((src_ids, tgt_ids.masked_fill(odd, numbers.pad_id)) for src_ids, tgt_ids in batches(3, 6))
 losses += train(model, teach, blank, lr=0.01)                                # one process has nothing but padding
 losses += train(model, teach, batches(3, 5), lr=0.01, checkpoint=kept)
 losses += train(model, teach, batches(6, 5), lr=0.01, checkpoint=kept)[3:]   # goes on

@@ -345,7 +345,7 @@ def test_a_missing_operation_of_pytorch_is_not_a_stub():
         (
             lambda x, y: x @ y,
             "matmul_shapes",
-            r"shapes \(2, 2\) and \(3, 2\): the inner numbers, 2 and 3, must be equal",
+            r"shapes \(2, 2\) and \(3, 2\): the inner numbers, 2 and 3, must",
         ),
         (lambda x, y: x + y, "sizes_differ", "have 2 and 3 entries on axis 0"),
         (lambda x, y: x.view(7), "shape", "shape that it cannot have: shape '.7.' is invalid"),
