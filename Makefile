@@ -135,7 +135,7 @@ nbval: $(READY)  ## Execute every notebook and compare with its stored outputs
 	@"$(PY)" tools/notebooks.py verify
 
 pages: $(READY)  ## The tests of the built book, in a browser too
-	@"$(PY)" -m pytest $(wildcard $(PAGE_TESTS))
+	@"$(PY)" -m pytest $(wildcard $(PAGE_TESTS)) -n $(WORKERS) --dist loadfile
 
 colab: $(READY)  ## Run every notebook with the versions that Colab has
 	@"$(PY)" tools/colab.py

@@ -347,7 +347,10 @@ numbers = Numbers(9)
 with seeded(0):
     model = nn.Sequential(nn.Embedding(len(numbers), 16), nn.Linear(16, 32), nn.GELU(), nn.Linear(32, len(numbers)))
 
+seen = []
+
 def teach(model, src_ids, tgt_ids):
+    seen.append(len(src_ids))
     return sequence_loss(model(shift_right(tgt_ids, numbers.bos_id)), tgt_ids, numbers.pad_id, label_smoothing=0.1)
 
 def guess_length(model, src_ids, tgt_ids):  # a mean over rows
@@ -358,9 +361,10 @@ def batches(n, batch_size):
     return task_batches(reverse, numbers, max_length=8, batch_size=batch_size, n_batches=n, generator=generator(1))
 
 options = dict(lr=0.02, schedule=cosine_schedule(20, n_warmup=4), clip=1.0)
-losses = train(model, teach, batches(20, 7), **options)                      # 7 rows: 4 and 3
+losses = train(model, teach, batches(20, 7), **options)                      # 7 rows: 4 and 3, or 3, 2 and 2
+rows = sum(seen)
 losses += train(model, guess_length, batches(6, 7), lr=0.01)
-losses += train(model, teach, batches(4, 1), lr=0.01)                        # 1 row: one process has none
+losses += train(model, teach, batches(4, 2), lr=0.01)                        # 2 rows: of three processes, one has none
 kept = sys.argv[1] + "/model.pt"
 odd = torch.arange(6)[:, None] % 2 == 1
 blank = ((src_ids, tgt_ids.masked_fill(odd, numbers.pad_id)) for src_ids, tgt_ids in batches(3, 6))
@@ -369,7 +373,7 @@ losses += train(model, teach, batches(3, 5), lr=0.01, checkpoint=kept)
 losses += train(model, teach, batches(6, 5), lr=0.01, checkpoint=kept)[3:]   # goes on
 weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).tolist()
 with open(f"{sys.argv[1]}/rank{os.environ.get('RANK', 0)}.json", "w") as file:
-    json.dump({"losses": losses, "weights": weights}, file)
+    json.dump({"losses": losses, "weights": weights, "rows": rows}, file)
 """
 
 
@@ -391,14 +395,17 @@ def torchrun(folder, script, processes):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs a PyTorch that has torch.distributed")
-def test_two_processes_under_torchrun_have_the_losses_of_one_with_the_same_batches(tmp_path):
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_under_torchrun_have_the_losses_of_one_with_the_same_batches(tmp_path, processes):
     (one,) = torchrun(tmp_path / "one", SCRIPT, 1)
-    first, second = torchrun(tmp_path / "two", SCRIPT, 2)
-    assert first == second
+    first, *others = torchrun(tmp_path / "several", SCRIPT, processes)
+    for other in others:
+        assert (other["losses"], other["weights"]) == (first["losses"], first["weights"])
     assert len(one["losses"]) == 20 + 6 + 4 + 3 + 6
     assert max(abs(a - b) for a, b in zip(one["losses"], first["losses"], strict=True)) < 1e-5
     assert max(abs(a - b) for a, b in zip(one["weights"], first["weights"], strict=True)) < 1e-4
     assert one["losses"][0] > one["losses"][19]
+    assert one["rows"] == sum(process["rows"] for process in (first, *others)) == 20 * 7  # no row was computed twice
 
 
 OWN_SHARES = """

@@ -130,9 +130,8 @@ def test_sequences_in_a_batch_are_what_they_are_alone(seed, lengths, cached):
     memory = Remembering(model)
     predict, caches = (memory, [memory]) if cached else (model, [])
     ids = greedy(predict, together, eos_id=EOS, pad_id=PAD, max_len=9, caches=caches)
-    beams = [
-        beam(model, some, width=3, eos_id=EOS, pad_id=PAD, max_len=9) for some in (together, *(a[None] for a in alone))
-    ]
+    options = dict(eos_id=EOS, pad_id=PAD, max_len=9, width=3, length_penalty=float(seed % 2))
+    beams = [beam(model, some, **options) for some in (together, *(prompt[None] for prompt in alone))]
     for place, prompt in enumerate(alone):
         mine = greedy(model, prompt[None], eos_id=EOS, pad_id=PAD, max_len=9)[0]
         assert ids[place, : len(mine)].tolist() == mine.tolist()
@@ -257,6 +256,11 @@ def test_top_p_keeps_the_smallest_set_that_has_p(logits, p):
     assert allowed.all() or logits[allowed].min() >= logits[~allowed].max()
 
 
+@pytest.mark.parametrize(("p", "n"), [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4)])
+def test_a_set_that_has_exactly_p_is_enough(p, n):
+    assert (keep_top_p(torch.zeros(4), p) > -math.inf).sum() == n
+
+
 def test_top_p_of_one_keeps_even_what_rounding_leaves_nothing_for():
     logits = torch.tensor([[0.0, -100.0, -200.0]])
     assert torch.equal(keep_top_p(logits, 1.0), logits)
@@ -379,6 +383,15 @@ def test_the_log_probability_of_a_beam_is_that_of_its_sequence_and_the_best_come
         for row, log in zip(rows, logs, strict=True):
             if log > -math.inf:
                 assert log == pytest.approx(model.log_probability(row, 1), abs=1e-10)
+
+
+def test_a_beam_stops_where_there_are_no_further_sequences():
+    always_ends = Chain()
+    always_ends.table[...] = -torch.inf
+    always_ends.table[..., EOS] = 0.0
+    found = beam(always_ends, prompts([BOS]), width=3, eos_id=EOS, pad_id=PAD, max_len=50)
+    assert found.ids[0, 0].tolist() == [BOS, EOS]
+    assert found.log_probabilities.tolist() == [[0.0, -math.inf, -math.inf]]
 
 
 def test_a_length_penalty_favours_longer_sequences():

@@ -484,6 +484,22 @@ def test_the_limit_leaves_no_thread_timer_or_exception_behind(run):
     assert signal.getsignal(signal.SIGALRM) is handler
 
 
+def test_tracing_works_after_a_loop_was_stopped_on_another_thread():
+    in_thread(lambda: call_within(0.05, forever))
+    outer, events = sys.gettrace(), []
+
+    def trace(frame, event, argument):
+        events.append(event)
+        return trace
+
+    try:
+        sys.settrace(trace)
+        int("7") + attempt(len).parameters.index("x")
+    finally:
+        sys.settrace(outer)
+    assert "call" in events
+
+
 def test_a_timer_that_was_set_before_goes_on():
     rung = []
     handler = signal.signal(signal.SIGALRM, lambda *_: rung.append(True))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .attempt import Attempt, working_dtype
 from .outcome import Comparison, Finding, differs, same
+from .results import described
 
 Inputs = tuple[Any, ...]
 Accept = Callable[[Any, Any], bool]
@@ -142,6 +143,7 @@ def _compare(
     try:
         received = read(result, expected)
     except Finding as finding:
+        finding.comparison = Comparison(tried, described(expected), described(result))
         return _kept(result), finding
     if isinstance(expected, tuple):
         for name, wanted, got in zip("wb", expected, received, strict=True):
@@ -191,7 +193,7 @@ def _recognised(
 
 def _of_a_family(attempt: Attempt, inputs: Inputs, families: Sequence[Family], first: Finding) -> Finding | None:
     if first.comparison is None:
-        return None
+        return None  # nothing came back
     for family in families:
         try:
             finding = family(attempt, inputs)

@@ -86,10 +86,7 @@ class Attempt:
         with _sealed(self.printed, seed=self._calls):
             started = time.perf_counter()
             try:
-                result = call_within(min(SECONDS, self._seconds), self.function, *inputs)
-                if inspect.isgenerator(result) or inspect.iscoroutine(result):
-                    result.close()
-                return result
+                return _plain(call_within(min(SECONDS, self._seconds), self.function, *inputs))
             except KeyboardInterrupt:
                 raise  # by the person at the keyboard
             except NotImplementedError as error:
@@ -200,6 +197,17 @@ def _sealed(printed: FirstLines, seed: int) -> Iterator[None]:
 def working_dtype() -> torch.dtype:
     """Return the dtype of all inputs: the one in which rounding hides no mistake, where the device has it."""
     return torch.float32 if torch.get_default_device().type == "mps" else torch.float64
+
+
+def _plain(result: Any) -> Any:
+    """Take tensors as plain ones, without what a class of the reader's own does with them."""
+    if isinstance(result, tuple | list):
+        return [_plain(part) for part in result] if isinstance(result, list) else tuple(map(_plain, result))
+    if isinstance(result, Tensor) and type(result) is not Tensor:
+        return result.as_subclass(Tensor)
+    if inspect.iscoroutine(result):
+        result.close()  # or Python warns that nobody awaited it
+    return result
 
 
 def _copy(value: object) -> object:

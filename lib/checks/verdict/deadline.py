@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
@@ -44,11 +44,9 @@ def _call(function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
 
 def _runs(frame: FrameType | None) -> bool:
     """Say whether the reader's code is running at this frame, rather than ours around it."""
-    while frame is not None:
+    while frame is not None and frame.f_code is not _MARK:
         frame = frame.f_back
-        if frame is not None and frame.f_code is _MARK:
-            return True
-    return False
+    return frame is not None
 
 
 _MARK = inspect.unwrap(_call).__code__  # below the type checker that tests wrap around it
@@ -77,11 +75,12 @@ def _timer(seconds: float) -> Iterator[None]:
 
     def ring(number: int, frame: FrameType | None) -> None:
         nonlocal rings
-        if _runs(frame):
-            rings += 1
-            if rings > 1:
-                _insist(frame, rings)
-            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        running = _runs(frame)
+        rings += running
+        if running and rings > 1:
+            _insist(frame, rings)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)  # only now, so that it does not ring in here
+        if running:
             raise OutOfTime
 
     outer_ring, outer_trace = signal.signal(signal.SIGALRM, ring), sys.gettrace()
@@ -119,12 +118,13 @@ def _insist(frame: FrameType | None, steps: int) -> None:
 def _watcher(seconds: float) -> Iterator[None]:
     """Interrupt from a second thread, for Windows and for code that runs outside the main thread."""
     reader = threading.get_ident()
-    over = threading.Event()
+    over, late = threading.Event(), threading.Event()
 
     def watch() -> None:
         pause = seconds
         while not over.wait(pause) and _runs(sys._current_frames().get(reader)):
-            _raise_in(reader, ctypes.py_object(OutOfTime))
+            late.set()
+            _raise_in(reader)
             pause = AGAIN
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -134,8 +134,20 @@ def _watcher(seconds: float) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        _raise_in(reader, None)  # takes back what has not been raised yet
+        if late.is_set():
+            _take_in(reader)
 
 
-def _raise_in(thread: int, exception: object) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception)
+def _raise_in(thread: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(OutOfTime))
+
+
+def _take_in(thread: int) -> None:
+    """Let an exception arrive that may still be on its way.
+
+    It cannot be taken back instead: Python 3.11 would then look for it for ever, and hang wherever something is traced.
+    """
+    with suppress(OutOfTime):
+        _raise_in(thread)
+        while True:
+            pass

@@ -71,6 +71,8 @@ def read_number(result: object, expected: float) -> float:
                 "not_a_number", f"You return {described(result)}; wanted is one number.", "Return one number."
             )
         result = result.item()
+    if isinstance(result, int) and result.bit_length() > 1000:
+        raise Finding("not_a_number", "You return a whole number of hundreds of digits.", "Look for a power.")
     if isinstance(result, bool) or not isinstance(result, Real):
         hint = "Is there a return?" if result is None else "Return one number."
         raise Finding("not_a_number", f"You return {described(result)}; wanted is one number.", hint)
@@ -99,8 +101,12 @@ def described(result: object) -> str:
     """Say what this is, in a few words."""
     if result is None:
         return "None"
+    if isinstance(result, int) and result.bit_length() > 1000:
+        return "an int of hundreds of digits"
     if isinstance(result, Tensor):
         return f"a tensor of shape {tuple(result.shape)}"
+    if isinstance(result, tuple | list) and result and all(isinstance(part, Tensor) for part in result):
+        return f"{len(result)} tensors of shapes {', '.join(str(tuple(part.shape)) for part in result)}"
     name = type(result).__name__
     if name in ("ndarray", "list", "tuple", "str", "dict", "function", "generator", "coroutine"):
         return {"ndarray": "a NumPy array", "str": "a text"}.get(name, f"a {name}")
