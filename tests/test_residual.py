@@ -254,7 +254,7 @@ def test_mixed_precision_runs_forward_and_backward(residual, device):
 
 
 @every_residual
-@pytest.mark.parametrize("norm", [nn.LayerNorm, torch.tanh, None, 6], ids=str)
+@pytest.mark.parametrize("norm", [nn.LayerNorm, torch.tanh, None, 6], ids=["a class", "a function", "None", "a number"])
 def test_a_norm_that_is_no_module_is_refused(residual, norm, without_shape_checks):
     with pytest.raises(ValueError, match=r"a module that is made already, but got .*; pass for example LayerNorm"):
         residual(norm)

@@ -105,7 +105,7 @@ def described(result: object) -> str:
         return "an int of hundreds of digits"
     if isinstance(result, Tensor):
         return f"a tensor of shape {tuple(result.shape)}"
-    if isinstance(result, tuple | list) and result and all(isinstance(part, Tensor) for part in result):
+    if isinstance(result, tuple | list) and len(result) > 1 and all(isinstance(part, Tensor) for part in result):
         return f"{len(result)} tensors of shapes {', '.join(str(tuple(part.shape)) for part in result)}"
     name = type(result).__name__
     if name in ("ndarray", "list", "tuple", "str", "dict", "function", "generator", "coroutine"):
