@@ -402,6 +402,14 @@ def test_what_is_no_function_of_these_arguments_is_refused_before_any_call(thing
     assert caught.value.hint
 
 
+def test_a_call_is_written_with_the_name_that_the_reader_gave():
+    def mended(x):
+        return x @ torch.ones(3, 3)
+
+    assert "It happened in mended(x: (2, 2))." in found(mended, TENSOR).message
+    assert "It happened in double(x: (2, 2))." in found(lambda x: x @ torch.ones(3, 3), TENSOR).message
+
+
 @pytest.mark.parametrize("thing", [Double(), lambda x, more=1: x + x, lambda *all: 2 * all[0], torch.neg])
 def test_whatever_can_be_called_with_these_arguments_is_welcome(thing):
     attempt(thing).look()

@@ -119,6 +119,11 @@ EXERCISES = {
             "never_negative": "return (torch.relu(x @ w_1 + b_1) @ w_2 + b_2).abs()",
             "random": "return F.dropout(torch.relu(x @ w_1 + b_1), 0.3) @ w_2 + b_2",
             "other_sizes": "return torch.relu(x.view(-1, 3) @ w_1 + b_1).view(1, 2, 4) @ w_2 + b_2",
+            "other_numbers": "return torch.clamp(x @ w_1 + b_1, 0, 99) @ w_2 + b_2",
+            "wrong_shape": [
+                "return (torch.relu(x @ w_1 + b_1) @ w_2 + b_2).squeeze()",
+                "return torch.stack([torch.relu(token @ w_1 + b_1) @ w_2 + b_2 for token in x.unbind(1)])",
+            ],
             "no_gradient": "return torch.relu(x.detach() @ w_1 + b_1) @ w_2 + b_2",
             "other": "return torch.relu(x @ w_1 - b_1) @ w_2 + b_2",
         },
@@ -155,6 +160,8 @@ EXERCISES = {
             "activations_counted": "return 2 * d_model * d_ff + d_ff + d_model + seq_len * d_ff",
             "seq_len_added": "return 2 * d_model * d_ff + d_ff + d_model + seq_len",
             "square_matrices": "return 2 * (d_model ** 2 + d_model)",
+            "biases_doubled": "return 2 * (d_model * d_ff + d_ff + d_model)",
+            "biases_alone": "return d_ff + d_model",
             "doubled": "return 4 * d_model * d_ff + 2 * d_ff + 2 * d_model",
             "depends_on_length": "return 2 * d_model * d_ff + seq_len * (d_ff + d_model)",
             "other_sizes": "return 17 if d_model == 2 else 44",
@@ -257,6 +264,20 @@ EXERCISES = {
             "four_times_d_model": "return 4 * d_model",
             "negative": "return d_ff - 2 * d_model",
             "at_least_one": "return max(1, d_ff - 2 * d_model)",
+            "always_none": [
+                "return 0",
+                """
+                for n in range(10_000):
+                    if 8 * n * d_model ** 2 + 4 * n ** 2 * d_model >= 4 * n * d_model * d_ff:
+                        return n
+                """,
+            ],
+            "more_than_as_much": """
+                for n in range(1, 10_000):
+                    if 8 * n * d_model ** 2 + 4 * n ** 2 * d_model > 4 * n * d_model * d_ff:
+                        return n
+            """,
+            "narrow_ones": "return -1 if d_ff < 2 * d_model else d_ff - 2 * d_model",
             "absolute": "return abs(d_ff - 2 * d_model)",
             "two_projections": "return max(0, d_ff - d_model)",
             "three_projections": "return max(0, (4 * d_ff - 6 * d_model) / 4)",
@@ -308,6 +329,9 @@ EXERCISES = {
             "stopped_at_hidden": "return F.silu(x @ w_gate) * (x @ w_1)",
             "gate_on_output": "return (F.silu(x @ w_gate) @ w_2) * (x @ w_1 @ w_2)",
             "residual_inside": "return x + (F.silu(x @ w_gate) * (x @ w_1)) @ w_2",
+            "transposed_weights": "return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_1), w_2)",
+            "silu_on_input": "return ((F.silu(x) @ w_gate) * (x @ w_1)) @ w_2",
+            "silu_on_output": "return F.silu((F.silu(x @ w_gate) * (x @ w_1)) @ w_2)",
             "stays_open": "return (F.silu(x @ w_gate) - x @ w_1) @ w_2",
             "leaks_between_tokens": "return (F.silu(x @ w_gate).mean(1, keepdim=True) * (x @ w_1)) @ w_2",
             "leaks_between_samples": "return (F.silu(x @ w_gate).mean(0, keepdim=True) * (x @ w_1)) @ w_2",

@@ -42,7 +42,7 @@ def crossover(d_model: int, d_ff: int) -> int:
     return 0 if high == 1 else high
 
 
-CROSSOVER_SIZES = [(2, 8), (3, 16), (5, 14), (4, 6), (7, 12), (3, 8), (6, 12), (9, 5), (64, 256), (512, 2048)]
+CROSSOVER_SIZES = [(2, 8), (2, 20), (3, 16), (5, 14), (4, 6), (7, 12), (3, 8), (6, 12), (9, 5), (64, 256), (512, 2048)]
 HALF = "Set 8 n d_model² + 4 n² d_model equal to 4 n d_model d_ff, and divide by 4 n d_model."
 CROSSOVER_MISTAKES = known(
     ("mixing_alone", lambda d, f: f,
@@ -60,6 +60,12 @@ CROSSOVER_MISTAKES = known(
     ("at_least_one", lambda d, f: max(1, f - 2 * d),
      "Where attention always costs at least as much, the task wants 0.",
      "The other number in max is 0."),
+    ("always_none", lambda d, f: 0,
+     "You always return 0; a search that starts at 0 ends there, since both cost nothing at that length.",
+     HALF),
+    ("more_than_as_much", lambda d, f: max(1, f - 2 * d + 1),
+     "You look for where attention costs more; the task asks for at least as much, and for 0 if it always does.",
+     "Use >= instead of >, and return 0 where the first length of all fulfils it."),
     ("absolute", lambda d, f: abs(f - 2 * d),
      "You drop the sign: for d_ff below 2 d_model, attention always costs more.",
      "Return 0 there: max(0, ...)."),
@@ -108,8 +114,23 @@ def check_crossover(attempt: Attempt) -> str:
 
     Source: `torch.utils.flop_counter.FlopCounterMode`, by search.
     """
-    agree(attempt, CROSSOVER_SIZES, crossover, CROSSOVER_MISTAKES, read=read_number)
+    agree(attempt, CROSSOVER_SIZES, crossover, CROSSOVER_MISTAKES, read=read_number, families=[counts_narrow_ones])
     return "right. It is the length that counting and searching find, and 0 where attention always costs more."
+
+
+def counts_narrow_ones(attempt: Attempt, sizes: tuple[int, ...]) -> Finding | None:
+    """Try a wide network, and one so narrow that attention always costs more.
+
+    Raises: Finding if the function fails.
+    """
+    wide, narrow = (read_number(attempt(*sizes), 0) for sizes in ((3, 16), (9, 5)))
+    if wide != crossover(3, 16) or narrow == 0:
+        return None
+    return Finding(
+        "narrow_ones",
+        f"For d_ff below 2 d_model attention always costs more, so the answer is 0, and yours is {narrow:g}.",
+        "Return 0 there: max(0, ...).",
+    )
 
 
 # ---- Matched width ---------------------------------------------------------------------------------------------------

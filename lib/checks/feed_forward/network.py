@@ -283,7 +283,7 @@ def _examine(attempt: Attempt, mistakes: list[Mistake]) -> str:
     inputs = [network_inputs(*sizes) for sizes in SIZES]
     agree(
         attempt,
-        [*inputs, network_inputs(2, 3, 4, 6, scale=LARGE)],
+        [*inputs, network_inputs(*SIZES[0], scale=LARGE)],
         network,
         mistakes,
         read=read_tensor,

@@ -207,6 +207,24 @@ SWIGLU_MISTAKES = [
         "Multiply silu(x @ w_gate) by x @ w_1, number by number.",
     ),
     Mistake(
+        "transposed_weights",
+        lambda x, w_gate, w_1, w_2: gated(x, w_gate.T, w_1.T, w_2.T),
+        "You transpose the matrices, as for torch.nn.Linear, which stores them the other way round.",
+        "Tokens are rows here and w_1 is (d_model, d_ff): x @ w_1, without .T.",
+    ),
+    Mistake(
+        "silu_on_input",
+        lambda x, w_gate, w_1, w_2: ((F.silu(x) @ w_gate) * (x @ w_1)) @ w_2,
+        "You activate x, before w_gate.",
+        "SiLU acts on x @ w_gate.",
+    ),
+    Mistake(
+        "silu_on_output",
+        lambda *inputs: F.silu(gated(*inputs)),
+        "You activate the output as well.",
+        "Nothing follows w_2.",
+    ),
+    Mistake(
         "stopped_at_hidden",
         lambda x, w_gate, w_1, w_2: F.silu(x @ w_gate) * (x @ w_1),
         "You return the gated hidden layer, which is d_ff wide.",
@@ -236,7 +254,7 @@ def check_swiglu(attempt: Attempt) -> str:
     trials = [gated_inputs(1, 2, 3, 4), gated_inputs(2, 4, 3, 5), gated_inputs(3, 2, 5, 4)]
     agree(
         attempt,
-        [*trials, gated_inputs(2, 3, 4, 6, scale=10.0)],
+        [*trials, gated_inputs(1, 2, 3, 4, scale=10.0)],
         gated,
         SWIGLU_MISTAKES,
         read=read_tensor,

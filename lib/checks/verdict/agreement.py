@@ -80,20 +80,20 @@ def agree(
     results: list[tuple[Inputs, Any]] = []
     first: Finding | None = None
     differ = False  # results that are right so far show no mistake
-    for number, inputs in enumerate(trials):
+    for inputs in trials:
         expected = reference(*inputs)
         try:
             result = attempt(*inputs)
         except Finding as finding:
-            first = first or _with_size(finding, number)
+            first = first or _after_a_right_one(finding, attempt, trials, inputs)
             break
         received, finding = _compare(attempt.call(inputs), result, expected, read, accept, rows)
         results.append((inputs, received))
-        first = first or _with_size(finding, number)
+        first = first or _after_a_right_one(finding, attempt, trials, inputs)
         differ = first is not None
     if first is None:
         return
-    shown = [*([results] if differ else []), *_on_square(attempt, first, square)]
+    shown = [*([results] if differ else []), *_on_square(attempt, first, square, reference)]
     found = _recognised(shown, mistakes, accept, first)
     raise found or _of_a_family(attempt, trials[1], families, first) or first
 
@@ -161,23 +161,34 @@ def _other(beginning: str, comparison: Comparison) -> Finding:
     )
 
 
-def _with_size(finding: Finding | None, number: int) -> Finding | None:
-    """Say so if the smallest input went well: then something depends on its size."""
-    if finding is not None and number > 0 and finding.mistake in ("other", *SHAPES_AT_FAULT):
+def _after_a_right_one(
+    finding: Finding | None, attempt: Attempt, trials: Sequence[Inputs], inputs: Inputs
+) -> Finding | None:
+    """Say so if the smallest input went well: then something depends on the size, or on how large the numbers are."""
+    if finding is None or inputs is trials[0] or finding.mistake not in ("other", *SHAPES_AT_FAULT):
+        return finding
+    if attempt.call(inputs) == attempt.call(trials[0]):
+        finding.mistake = "other_numbers"
+        finding.message = f"It is right for small numbers, but not for large ones. {finding.message}"
+        finding.hint = "Does something cut large numbers off?"
+    else:
         finding.mistake = "other_sizes"
         finding.message = f"It is right for the smallest sizes, but not for others. {finding.message}"
         finding.hint = "Is a number written into the code that should follow from the arguments?"
     return finding
 
 
-def _on_square(attempt: Attempt, first: Finding, square: Inputs | None) -> list[list[tuple[Inputs, Any]]]:
+def _on_square(
+    attempt: Attempt, first: Finding, square: Inputs | None, reference: Callable[..., Any]
+) -> list[list[tuple[Inputs, Any]]]:
     """Try the inputs on which wrong shapes fit, where shapes are what is wrong."""
     if first.mistake not in SHAPES_AT_FAULT or square is None:
         return []
     try:
-        return [[(square, _kept(attempt(*square)))]]
+        result = _kept(attempt(*square))
     except Finding:
         return []
+    return [] if same(reference(*square), result) else [[(square, result)]]
 
 
 def _recognised(
@@ -205,4 +216,6 @@ def _of_a_family(attempt: Attempt, inputs: Inputs, families: Sequence[Family], f
 
 def _kept(result: Any) -> Any:
     """Copy a result, so that no later call can change it."""
+    if isinstance(result, tuple | list):
+        return tuple(map(_kept, result))
     return result.detach().clone() if isinstance(result, Tensor) else result

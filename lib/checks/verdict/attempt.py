@@ -42,6 +42,8 @@ class Attempt:
         self.function: Any = function
         self.parameters = tuple(parameters)
         self.printed = FirstLines()
+        name = getattr(function, "__name__", "")
+        self._name = name if isinstance(name, str) and name.isidentifier() else exercise  # as the reader calls it
         self._code = _code(function)
         self._calls = 0
         self._seconds = ALL_SECONDS
@@ -98,7 +100,7 @@ class Attempt:
 
     def call(self, inputs: Sequence[object]) -> str:
         """Write the call with these inputs as the reader would."""
-        return call_as_text(self.exercise, self.parameters, inputs)
+        return call_as_text(self._name, self.parameters, inputs)
 
     def _take_arguments(self) -> None:
         try:
@@ -112,7 +114,7 @@ class Attempt:
             raise Finding(
                 "arguments",
                 f"Your function takes other arguments than the {len(self.parameters)} of the task: {wanted}.",
-                f"Begin it with: def {self.exercise}({wanted}):",
+                f"Begin it with: def {self._name}({wanted}):",
             ) from None
 
     def _failed(self, error: BaseException, inputs: Sequence[object]) -> Finding:

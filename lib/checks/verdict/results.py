@@ -12,7 +12,7 @@ from torch import Tensor
 from .outcome import Finding
 
 
-def read_tensor(result: object, expected: Tensor) -> Tensor:
+def read_tensor(result: object, expected: Tensor, name: str = "result") -> Tensor:
     """Take a tensor of the expected shape, dtype and device.
 
     Shape: anything -> that of `expected`.
@@ -22,21 +22,23 @@ def read_tensor(result: object, expected: Tensor) -> Tensor:
     if tensor.device != expected.device:
         raise Finding(
             "wrong_device",
-            f"Your result is on the device {tensor.device}, the inputs are on {expected.device}.",
+            f"Your {name} is on the device {tensor.device}, the inputs are on {expected.device}.",
             "Make new tensors where x is: device=x.device, or torch.zeros_like(x).",
         )
     if tensor.layout is not torch.strided:
-        raise Finding("sparse", "Your result is a sparse tensor.", "Return a plain one: .to_dense().")
+        raise Finding("sparse", f"Your {name} is a sparse tensor.", "Return a plain one: .to_dense().")
     if tensor.shape != expected.shape:
         raise Finding(
             "wrong_shape",
-            f"Your result has the shape {tuple(tensor.shape)}; wanted is {tuple(expected.shape)}.",
-            "Write the shape beside each step, and see where they part.",
+            f"Your {name} has the shape {tuple(tensor.shape)}; wanted is {tuple(expected.shape)}.",
+            "These are the right axes in another order: look at transpose, permute, and the dim of stack."
+            if sorted(tensor.shape) == sorted(expected.shape)
+            else "Write the shape beside each step, and see where they part.",
         )
     if tensor.dtype != expected.dtype:
         raise Finding(
             "wrong_dtype",
-            f"Your result is {_short(tensor.dtype)}, the inputs are {_short(expected.dtype)}.",
+            f"Your {name} is {_short(tensor.dtype)}, the inputs are {_short(expected.dtype)}.",
             "Return the kind of number that came in: make new tensors with dtype=x.dtype, or end with .to(x.dtype).",
         )
     return tensor.detach()
@@ -57,7 +59,7 @@ def read_pair(result: object, expected: Sequence[Tensor]) -> tuple[Tensor, ...]:
         raise Finding("swapped", "You return b before w.", "End with: return w, b")
     if b.shape == (1, *wanted_b.shape):
         b = b[0]
-    return read_tensor(w, wanted_w), read_tensor(b, wanted_b)
+    return read_tensor(w, wanted_w, "w"), read_tensor(b, wanted_b, "b")
 
 
 def read_number(result: object, expected: float) -> float:

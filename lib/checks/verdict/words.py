@@ -19,6 +19,18 @@ ERRORS = [
         "The last axis of the left one must be as long as the last axis but one of the right one.",
     ),
     (
+        r"(?:must be a matrix|[123]D tensors? expected|expected .*[123]D|must be a [123]D|must be [123]D)",
+        "axes",
+        "An operation met a tensor with too many or too few axes: {error}",
+        "x has three axes: batch, seq, d_model. The sign @ multiplies the last two and keeps the others.",
+    ),
+    (
+        r"unsupported operand type\(s\) for .*: '([\w.]+)' and '([\w.]+)'",
+        "kinds_meet",
+        "An operation met one object of the class {0} and one of the class {1}.",
+        "A module is made first and then called, nn.ReLU()(z); max along an axis gives two things.",
+    ),
+    (
         r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\) at non-singleton dimension (\d+)",
         "sizes_differ",
         "Two tensors that meet number by number have {0} and {1} entries on axis {2}.",
@@ -89,7 +101,7 @@ def in_words(error: BaseException) -> tuple[str, str, str]:
         for pattern, mistake, message, hint in ERRORS:
             if found := re.search(pattern, str(error)):
                 return mistake, message.format(*found.groups(), error=text), hint
-    return "raises", f"Your code raised {type(error).__name__}: {text}", "Look at the line below."
+    return "raises", f"Your code raised {type(error).__name__}{': ' if text else '.'}{text}", "Look at the line below."
 
 
 def _first_line(error: BaseException) -> str:
@@ -97,7 +109,7 @@ def _first_line(error: BaseException) -> str:
     try:
         lines = str(error).strip().splitlines()
     except Exception:
-        return "(no text)"
-    text = lines[0] if lines else "(no text)"
+        return ""
+    text = lines[0] if lines else ""
     text = text if len(text) <= 160 else text[:157] + "..."
-    return text if text.endswith((".", "!", "?", ")")) else text + "."
+    return text if not text or text.endswith((".", "!", "?", ")")) else text + "."
