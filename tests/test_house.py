@@ -461,3 +461,16 @@ def test_a_machine_path_or_a_registry_would_be_found(parts):
 @pytest.mark.parametrize("text", ["lib/home/x", "a/tmp/b", "https://example.org/home/x", "the root of n", "*/opt/x"])
 def test_what_only_looks_like_a_machine_path_is_let_be(text):
     assert not traces_of_a_machine("README.md", text)
+
+
+def test_the_works_for_readers_to_cite_are_those_on_the_page():
+    entries = (ROOT / "book" / "references.bib").read_text("utf-8")
+    page = " ".join((ROOT / "book" / "references.md").read_text("utf-8").split())
+    titles = [
+        title.replace("{", "").replace("}", "") for title in re.findall(r"^  title += \{(.+)\},", entries, re.MULTILINE)
+    ]
+    links = re.findall(r"url += \{(.+)\}", entries)
+    assert len(titles) == len(links) == entries.count("\n@") >= 4
+    assert [f"[{title}]({link})" for title, link in zip(titles, links, strict=True)] == re.findall(
+        r"(?<=\. )\[[^\]]+\]\(https://(?:arxiv|acl)[^)]+\)", page
+    )
