@@ -11,6 +11,9 @@ Parts, which use nothing of lib, not even each other
     masks            Who may look at whom? True = may attend.
     positions        Where does a token stand? Sinusoids, learned vectors, rotations.
 
+Assembly, which puts them together
+    blocks           How do the parts make a layer? Encoder, decoder and parallel blocks, and stacks in any order.
+
 Practice, which puts them to work
     tasks            What is there to learn when nothing is to be known? Copy, reverse, sort.
     pronunciation    How is a word pronounced? The words of the CMU Pronouncing Dictionary, and their split.

@@ -1,0 +1,239 @@
+"""How do the parts make a layer? Attention and feed-forward networks, each in a residual connection.
+
+Names, in reading order: `EncoderBlock`, `DecoderBlock`, `ParallelBlock`; `Stack`, `stack_parameters`, `stack_flops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lib.attention import KVCache, MultiHeadAttention
+from lib.feed_forward import FeedForward
+from lib.norms import LayerNorm
+from lib.residual import PostNorm, PreNorm
+
+Part = Callable[..., nn.Module]
+
+
+class EncoderBlock(nn.Module):
+    """Let the tokens exchange information, then let each work alone.
+
+    x = residual(x, attention),    y = residual(x, feed_forward)
+
+    With is_causal=True it is the block of a language model, which has no memory to attend to.
+
+    Shape: x (batch, seq, d_model) and mask as for `MultiHeadAttention` -> (batch, seq, d_model); tokens mix within a
+        sentence.
+    Source: Vaswani et al. 2017, section 3.1; `torch.nn.TransformerEncoderLayer` with batch_first=True, which also drops
+        hidden units and attention weights: pass `partial(FeedForward, dropout=...)` for that.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        d_ff: int,
+        *,
+        dropout: float = 0.0,
+        norm: Part = LayerNorm,
+        residual: Part = PostNorm,
+        feed_forward: Part = FeedForward,
+        attention: Part = MultiHeadAttention,
+    ) -> None:
+        super().__init__()
+        self.attention = attention(d_model, n_heads)
+        self.attention_residual = residual(norm(d_model), dropout=dropout)
+        self.feed_forward = feed_forward(d_model, d_ff)
+        self.feed_forward_residual = residual(norm(d_model), dropout=dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_model"],
+        *,
+        mask: Bool[Tensor, "*#scores"] | None = None,
+        is_causal: bool = False,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """Return the tokens after both parts."""
+        x = self.attention_residual(x, lambda x: self.attention(x, mask=mask, is_causal=is_causal, cache=cache))
+        return self.feed_forward_residual(x, self.feed_forward)
+
+
+class DecoderBlock(nn.Module):
+    """Let the tokens look at their past, then at the memory, then let each work alone.
+
+    x = residual(x, causal attention),    x = residual(x, attention to memory),    y = residual(x, feed_forward)
+
+    Shape: x (batch, seq, d_model), memory (batch, src, d_model), masks as for `MultiHeadAttention` -> (batch, seq,
+        d_model); a token takes from its past and from all of memory.
+    Source: Vaswani et al. 2017, section 3.1; `torch.nn.TransformerDecoderLayer` with batch_first=True and
+        tgt_is_causal=True.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        d_ff: int,
+        *,
+        dropout: float = 0.0,
+        norm: Part = LayerNorm,
+        residual: Part = PostNorm,
+        feed_forward: Part = FeedForward,
+        attention: Part = MultiHeadAttention,
+    ) -> None:
+        super().__init__()
+        self.attention = attention(d_model, n_heads)
+        self.attention_residual = residual(norm(d_model), dropout=dropout)
+        self.cross_attention = attention(d_model, n_heads)
+        self.cross_attention_residual = residual(norm(d_model), dropout=dropout)
+        self.feed_forward = feed_forward(d_model, d_ff)
+        self.feed_forward_residual = residual(norm(d_model), dropout=dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_model"],
+        memory: Float[Tensor, "batch src d_model"],
+        *,
+        mask: Bool[Tensor, "*#scores"] | None = None,
+        memory_mask: Bool[Tensor, "*#memory_scores"] | None = None,
+        caches: tuple[KVCache, KVCache] | None = None,
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """Return the tokens after the three parts; caches are one for each attention."""
+        own, of_memory = caches or (None, None)
+        x = self.attention_residual(x, lambda x: self.attention(x, mask=mask, is_causal=True, cache=own))
+        x = self.cross_attention_residual(
+            x, lambda x: self.cross_attention(x, memory, mask=memory_mask, cache=of_memory)
+        )
+        return self.feed_forward_residual(x, self.feed_forward)
+
+
+class ParallelBlock(nn.Module):
+    """Let the tokens exchange information and work alone at the same time, both from the same input.
+
+    y = residual(x, attention + feed_forward)
+
+    One norm in place of two; the feed-forward network does not see what attention of this block has gathered.
+
+    Shape: x (batch, seq, d_model) and mask as for `MultiHeadAttention` -> (batch, seq, d_model); tokens mix within a
+        sentence.
+    Source: Wang and Komatsuzaki 2021, GPT-J; Chowdhery et al. 2022, "PaLM", section 2. PyTorch has no counterpart.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        d_ff: int,
+        *,
+        dropout: float = 0.0,
+        norm: Part = LayerNorm,
+        residual: Part = PreNorm,
+        feed_forward: Part = FeedForward,
+        attention: Part = MultiHeadAttention,
+    ) -> None:
+        super().__init__()
+        self.attention = attention(d_model, n_heads)
+        self.feed_forward = feed_forward(d_model, d_ff)
+        self.residual = residual(norm(d_model), dropout=dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_model"],
+        *,
+        mask: Bool[Tensor, "*#scores"] | None = None,
+        is_causal: bool = False,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """Return the tokens after both parts."""
+        return self.residual(
+            x, lambda x: self.attention(x, mask=mask, is_causal=is_causal, cache=cache) + self.feed_forward(x)
+        )
+
+
+class Stack(nn.Module):
+    """Put attention (A) and feed-forward networks (F) on top of one another, in the order of a pattern.
+
+    x = residual_i(x, part_i), for each letter of the pattern
+
+    "AFAFAF" is three encoder blocks; other orders show what each part is there for.
+
+    Shape: x (batch, seq, d_model) and mask as for `MultiHeadAttention` -> (batch, seq, d_model); tokens mix within a
+        sentence where the pattern has an A.
+    Raises: ValueError if the pattern is empty or has a letter other than A and F.
+    Source: Press et al. 2020, "Improving Transformer Models by Reordering their Sublayers", who write s and f.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        d_model: int,
+        n_heads: int,
+        d_ff: int,
+        *,
+        dropout: float = 0.0,
+        norm: Part = LayerNorm,
+        residual: Part = PostNorm,
+        feed_forward: Part = FeedForward,
+    ) -> None:
+        super().__init__()
+        _check_pattern(pattern)
+        self.pattern = pattern
+        self.parts = nn.ModuleList(
+            MultiHeadAttention(d_model, n_heads) if letter == "A" else feed_forward(d_model, d_ff) for letter in pattern
+        )
+        self.residuals = nn.ModuleList(residual(norm(d_model), dropout=dropout) for _ in pattern)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_model"],
+        *,
+        mask: Bool[Tensor, "*#scores"] | None = None,
+        is_causal: bool = False,
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """Return the tokens after all parts."""
+        for letter, part, residual in zip(self.pattern, self.parts, self.residuals, strict=True):
+            if letter == "A":
+                x = residual(x, lambda x, part=part: part(x, mask=mask, is_causal=is_causal))
+            else:
+                x = residual(x, part)
+        return x
+
+
+def stack_parameters(pattern: str, d_model: int, d_ff: int) -> int:
+    """Count the parameters of a Stack of the default parts.
+
+    A: 4 d_model² + 4 d_model,    F: 2 d_model d_ff + d_ff + d_model,    and 2 d_model in the norm of each
+
+    Neither the number of heads nor the length of a sentence comes into it.
+
+    Raises: ValueError if the pattern is empty or has a letter other than A and F.
+    """
+    _check_pattern(pattern)
+    part = {"A": 4 * d_model**2 + 4 * d_model, "F": 2 * d_model * d_ff + d_ff + d_model}
+    return sum(part[letter] + 2 * d_model for letter in pattern)
+
+
+def stack_flops(pattern: str, seq_len: int, d_model: int, d_ff: int) -> int:
+    """Count the FLOPs of the matrix products of a Stack of the default parts, for one sentence.
+
+    A: 8 seq_len d_model² + 4 seq_len² d_model,    F: 4 seq_len d_model d_ff
+
+    A multiplication and its addition are two FLOPs. Only attention's second term grows with the square of the length.
+
+    Raises: ValueError if the pattern is empty or has a letter other than A and F.
+    """
+    _check_pattern(pattern)
+    part = {"A": 8 * seq_len * d_model**2 + 4 * seq_len**2 * d_model, "F": 4 * seq_len * d_model * d_ff}
+    return sum(part[letter] for letter in pattern)
+
+
+def _check_pattern(pattern: str) -> None:
+    if not pattern or set(pattern) - {"A", "F"}:
+        raise ValueError(
+            f"a pattern is one letter or more, A for attention and F for feed-forward, but got {pattern!r}; "
+            "three encoder blocks are 'AFAFAF'"
+        )
