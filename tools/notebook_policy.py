@@ -18,7 +18,6 @@ from notebook_file import REPOSITORY, ROOT, NotebookError, read
 from notebook_rule import RULES, Breach, Chapter
 
 RULE_MODULES = (output_rules, prose_rules, exercise_rules)  # importing them fills RULES, in this order
-RULE_MODULES = (output_rules, prose_rules, exercise_rules)  # importing them fills RULES, in this order
 CITED = re.compile(r'^repository-code: *"?https://github\.com/([^"\s]+?)/?"?$', re.MULTILINE)
 
 
