@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # before torch is imported: equal numbers, fair sharing
 
 import pytest
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request, Route
@@ -211,3 +211,11 @@ def page_paths(config: pytest.Config) -> list[str]:
     folder = config.getoption("--site")
     built = (path.relative_to(folder).as_posix() for path in folder.rglob("*.html") if "_static" not in path.parts)
     return sorted(built) or ["index.html"]
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """Run lib as readers do, whose calls no type checker sees first."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from torch import nn
 from torch.testing import assert_close
 
@@ -55,14 +54,6 @@ def masks(draw, batch, n_heads, n_queries, n_keys):
     shapes += [(1, n_heads, n_queries, 1), (batch, n_heads, n_queries, n_keys)]
     shape = draw(st.none() | st.sampled_from(shapes))
     return None if shape is None else random_mask(*shape, seed=seed, allowed=draw(st.sampled_from([0.0, 0.3, 0.9])))
-
-
-@pytest.fixture
-def without_shape_checks():
-    """Run lib as readers do, whose calls no type checker sees first."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 # ---- The formula is PyTorch's ----------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from torch import nn
 from torch.testing import assert_close
 
@@ -74,14 +73,6 @@ NETWORKS = {
     "mixture, 3 of 4, gated": lambda: MixtureOfExperts(6, 20, n_experts=4, top_k=3, feed_forward=GatedFeedForward),
 }
 every_network = pytest.mark.parametrize("make_network", NETWORKS.values(), ids=NETWORKS)
-
-
-@pytest.fixture
-def without_shape_checks():
-    """Run lib as readers do, whose calls no type checker sees first."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 # ---- Equal to PyTorch, values and gradients --------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from torch import nn
 
 from lib.masks import causal_mask, padding_mask
@@ -22,14 +21,6 @@ def padded_ids(draw):
     lengths = draw(st.lists(st.integers(0, 5), min_size=1, max_size=4))
     width = max(lengths) + draw(st.integers(1, 3))
     return torch.where(torch.arange(width) < torch.tensor(lengths)[:, None], torch.arange(width) + 7, PAD)
-
-
-@pytest.fixture
-def without_shape_checks():
-    """Run lib as readers do, whose calls no type checker sees first."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 def test_three_tokens_see_one_two_and_three():

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from torch import nn
 from torch.testing import assert_close
 
@@ -72,14 +71,6 @@ NORMS = {
 }
 every_norm = pytest.mark.parametrize(("norm", "options"), NORMS.values(), ids=NORMS)
 of_one_token = pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
-
-
-@pytest.fixture
-def without_shape_checks():
-    """Run lib as readers do, whose calls no type checker sees first."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 # ---- Equal to PyTorch, values and gradients --------------------------------------------------------------------------

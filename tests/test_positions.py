@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from torch import nn
 from torch.testing import assert_close
 
@@ -40,14 +39,6 @@ def tokens(*shape, seed=1, device="cpu"):
 def make(make_positions, device="cpu"):
     with seeded(0):
         return make_positions().double().to(device)
-
-
-@pytest.fixture
-def without_shape_checks():
-    """Run lib as readers do, whose calls no type checker sees first."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 # ---- Sinusoids -------------------------------------------------------------------------------------------------------

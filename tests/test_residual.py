@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from torch import nn
 from torch.testing import assert_close
 
@@ -55,14 +54,6 @@ def all_gradients(modules, y, x):
     """Return the gradients of a weighted sum of the outputs with respect to the input and every parameter."""
     loss = (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype, device=y.device).view_as(y)).sum()
     return torch.autograd.grad(loss, [x, *(parameter for module in modules for parameter in module.parameters())])
-
-
-@pytest.fixture
-def without_shape_checks():
-    """Run lib as readers do, whose calls no type checker sees first."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 # ---- The formulas ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from torch import nn
 
 from lib.device import seeded
@@ -240,14 +239,6 @@ def targets(*lengths, seed=0):
 
 def some_logits(*shape, seed=0):
     return torch.randn(*shape, VOCAB, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-@pytest.fixture
-def without_shape_checks():
-    """Run lib as readers do, whose calls no type checker sees first."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 row_lengths = st.lists(st.integers(1, 6), min_size=1, max_size=4)
