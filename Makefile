@@ -29,7 +29,7 @@ export PORT
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test serve notebooks lint unit nbval pages colab lax newest clean free-port
+.PHONY: help book test serve notebooks repository lint unit nbval pages colab lax newest clean free-port
 
 help:  ## List the commands (what `make` alone does)
 	@echo "Inside the Transformer Block. Each command makes the environment first if there is none."
@@ -84,6 +84,9 @@ free-port:
 
 notebooks: $(READY)  ## Execute the notebooks that changed and store their outputs (NOTEBOOK=name for one, ALL=1 for all)
 	@"$(PY)" tools/notebooks.py write $(if $(ALL),--all) $(NOTEBOOK)
+
+repository: $(READY)  ## Compare the repository that Colab fetches the library from with this one (GITHUB_REPOSITORY=OWNER/REPO)
+	@"$(PY)" tools/set_repository.py --check
 
 clean:  ## Remove what the commands built, but not the environments
 	@rm -rf _build build .pytest_cache .ruff_cache .hypothesis .coverage

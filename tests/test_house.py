@@ -249,6 +249,14 @@ def test_a_notebook_that_does_not_exist_is_said_in_one_line():
     assert "nope" in complaint(make("notebooks", "NOTEBOOK=nope"))
 
 
+def test_a_notebook_that_fetches_another_repository_s_library_is_said_in_one_line():
+    line = complaint(make("repository", "GITHUB_REPOSITORY=bob/fork"))
+    assert line.endswith("not from bob/fork: python tools/set_repository.py bob/fork")
+    named = line.partition("fetch the library from ")[2].partition(", not from")[0]
+    assert make("repository", f"GITHUB_REPOSITORY={named}").returncode == 0
+    assert "GITHUB_REPOSITORY is not set" in complaint(make("repository", "GITHUB_REPOSITORY="))
+
+
 def test_a_failing_step_ends_make_test_and_is_counted():
     process = make("test", "STEPS=help free-port lint", "PORT=abc")
     assert process.returncode != 0
@@ -351,10 +359,28 @@ def test_workflows_run_targets_of_the_makefile(path):
     for job, body in jobs_of(path).items():
         for step in body["steps"]:
             if job != "report" and "run" in step:  # the report opens an issue, which is no matter of the Makefile
-                command, *targets = step["run"].split()
+                called, _, otherwise = step["run"].partition(" || ")
+                command, *targets = called.split()
                 assert command == "make"
                 assert targets
                 assert set(targets) <= set(EVERY_TARGET)
+                assert re.fullmatch(r'(echo "::warning [^"`$\n]+")?', otherwise), (
+                    "a step may only warn instead of failing"
+                )
+
+
+@pytest.mark.parametrize(("status", "warns"), [(0, False), (1, True)])
+def test_the_build_of_a_fork_that_is_not_stamped_warns_and_goes_on(tmp_path, status, warns):
+    runs = [step["run"] for step in jobs_of(ROOT / ".github/workflows/book.yml")["build"]["steps"] if "run" in step]
+    [check] = [run for run in runs if run.startswith("make repository")]
+    (tmp_path / "make").write_text(f'#!/bin/sh\n[ "$*" = repository ] && exit {status}\nexit 99\n')
+    (tmp_path / "make").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", check], env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    assert process.returncode == 0
+    assert process.stdout.startswith("::warning ") == warns
 
 
 def test_zizmor_finds_nothing_in_the_workflows():

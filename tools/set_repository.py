@@ -61,7 +61,7 @@ def difference(root: Path) -> str:
     """Say how the notebooks' repository differs from the one that CI runs in, or nothing."""
     here = os.environ.get("GITHUB_REPOSITORY", "")
     if not here:
-        raise NotebookError("GITHUB_REPOSITORY is not set, so there is nothing to compare with")
+        raise NotebookError("GITHUB_REPOSITORY is not set, so there is nothing to compare with: set it to OWNER/REPO")
     named = sorted(set().union(*stamps(find([], root / "book")).values()))
     if named == [here]:
         return ""
