@@ -14,7 +14,8 @@ HTML := _build/html
 LOG := _build/test.log
 
 # What `make test` runs, in this order: what fails soonest comes first, and the pages need the book.
-STEPS ?= lint unit nbval book pages colab
+EVERY_STEP := lint unit nbval book pages colab
+STEPS ?= $(EVERY_STEP)
 PAGE_TESTS := tests/test_site.py tests/test_pages.py tests/test_explorables.py
 
 # One thread per process (numbers and times then repeat), no live widgets, nothing to ask, nobody to tell of new pips.
@@ -25,11 +26,11 @@ export EXPLORE_MODE := static
 export JUPYTER_PLATFORM_DIRS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
-export PORT
+export PORT WORKERS STEPS EVERY_STEP
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test serve notebooks repository lint unit nbval pages colab lax newest clean free-port
+.PHONY: help book test serve notebooks repository lint unit nbval pages colab lax newest clean free-port settings built
 
 help:  ## List the commands (what `make` alone does)
 	@echo "Inside the Transformer Block. Each command makes the environment first if there is none."
@@ -113,7 +114,20 @@ END {
 endef
 export CLOSING_LINE
 
-test: $(READY)  ## Everything that decides whether the book is right; the first failing step ends it
+# Asked first, before anything takes time.
+settings:
+	@case "$$WORKERS" in ''|*[!0-9]*|0*|???*) false;; esac || \
+	  { echo "WORKERS is '$$WORKERS', but it must be a number of processes from 1 to 99: make test WORKERS=2" >&2; exit 1; }
+	@set -f; set -- $$STEPS; [ $$# -gt 0 ] || set -- ''; for step; do \
+	  case " $$EVERY_STEP " in *" $$step "*) ;; *) \
+	    echo "STEPS is '$$STEPS', but '$$step' is no step: take some of $$EVERY_STEP, as in make test STEPS=\"lint unit\"" >&2; exit 1;; \
+	  esac; \
+	done
+
+built:
+	@[ -f $(HTML)/index.html ] || { echo "No book in $(HTML): build it first with make book, then run make pages" >&2; exit 1; }
+
+test: settings $(READY)  ## Everything that decides whether the book is right; the first failing step ends it
 	@mkdir -p _build; : > $(LOG); set -o pipefail; SECONDS=0; status=0; times=; \
 	for step in $(STEPS); do \
 	  echo "==> make $$step"; from=$$SECONDS; \
@@ -131,21 +145,21 @@ lint: $(READY)  ## Style, spelling and the policy of the notebooks
 	@"$(PY)" -m codespell_lib
 	@"$(PY)" tools/notebooks.py check
 
-unit: $(READY)  ## The tests that need no built book: the library, the checkers, the tools, the house
+unit: settings $(READY)  ## The tests that need no built book: the library, the checkers, the tools, the house
 	@"$(PY)" -m pytest tests $(PAGE_TESTS:%=--ignore=%) -n $(WORKERS) --dist loadfile
 
 nbval: $(READY)  ## Execute every notebook and compare with its stored outputs
 	@"$(PY)" tools/notebooks.py verify
 
-pages: $(READY)  ## The tests of the built book, in a browser too
+pages: settings built $(READY)  ## The tests of the built book, in a browser too
 	@"$(PY)" -m pytest $(wildcard $(PAGE_TESTS)) -n $(WORKERS) --dist loadfile
 
 colab: $(READY)  ## Run every notebook with the versions that Colab has
 	@"$(PY)" tools/colab.py
 
-lax: $(READY)  ## In another environment: the unit tests, and every notebook without comparing its outputs
+lax: settings $(READY)  ## In another environment: the unit tests, and every notebook without comparing its outputs
 	@"$(PY)" -m pytest tests $(PAGE_TESTS:%=--ignore=%) --ignore=tests/test_house.py -n $(WORKERS) --dist loadfile
 	@"$(PY)" tools/notebooks.py verify --lax
 
-newest: _build/requirements-newest.txt  ## The same, and the book, with today's newest packages (in .venv-newest)
+newest: settings _build/requirements-newest.txt  ## The same, and the book, with today's newest packages (in .venv-newest)
 	@$(MAKE) --no-print-directory VENV=.venv-newest REQUIREMENTS=$< lax book

@@ -180,12 +180,14 @@ def test_make_alone_lists_every_command_with_what_it_does():
     assert process.returncode == 0
     listed = dict(re.findall(r"^  make ([a-z-]+) +(\S.*)$", process.stdout, re.MULTILINE))
     assert set(TARGETS) <= set(listed)
-    internal = {"free-port"}
+    internal = {"free-port", "settings", "built"}
     assert set(listed) == set(EVERY_TARGET) - internal
 
 
 def test_every_step_of_make_test_is_a_target():
-    steps = re.search(r"^STEPS \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    makefile = (ROOT / "Makefile").read_text()
+    steps = re.search(r"^EVERY_STEP := (.*)$", makefile, re.MULTILINE)[1].split()
+    assert "\nSTEPS ?= $(EVERY_STEP)\n" in makefile, "all of them, unless somebody asks for some"
     assert set(steps) <= set(EVERY_TARGET)
     assert {"lint", "unit", "nbval", "book", "pages"} <= set(steps)
     assert steps.index("book") < steps.index("pages"), "the pages are tested once they are built"
@@ -245,6 +247,32 @@ def test_a_port_that_is_taken_is_said_in_one_line():
         assert f"Port {port} is taken" in complaint(make("serve", f"PORT={port}"))
 
 
+@pytest.mark.parametrize("workers", ["abc", "", "0", "-1", "1.5", "2 2", "100", "auto"])
+@pytest.mark.parametrize("target", ["test", "unit", "pages", "lax", "newest"])
+def test_a_number_of_workers_that_is_none_is_said_in_one_line(target, workers):
+    line = complaint(make(target, f"WORKERS={workers}"))
+    assert f"WORKERS is '{workers}'" in line
+    assert "make test WORKERS=2" in line
+
+
+def test_up_to_99_workers_are_let_through():
+    assert not [workers for workers in (1, 2, 16, 99) if make("settings", f"WORKERS={workers}").returncode]
+
+
+@pytest.mark.parametrize("steps", ["foo", "", "lint foo", "test", "serve", "*", "lint,unit"])
+def test_a_step_that_is_none_is_said_in_one_line(steps):
+    line = complaint(make("test", f"STEPS={steps}"))
+    assert f"STEPS is '{steps}'" in line
+    assert 'make test STEPS="lint unit"' in line
+
+
+def test_pages_that_are_not_built_are_said_in_one_line(tmp_path):
+    line = complaint(make("pages", f"HTML={tmp_path}", "CI="))
+    assert line.startswith(f"No book in {tmp_path}: build it first with make book")
+    (tmp_path / "index.html").write_text("a page")
+    assert make("built", f"HTML={tmp_path}").returncode == 0
+
+
 def test_a_notebook_that_does_not_exist_is_said_in_one_line():
     assert "nope" in complaint(make("notebooks", "NOTEBOOK=nope"))
 
@@ -257,12 +285,13 @@ def test_a_notebook_that_fetches_another_repository_s_library_is_said_in_one_lin
     assert "GITHUB_REPOSITORY is not set" in complaint(make("repository", "GITHUB_REPOSITORY="))
 
 
-def test_a_failing_step_ends_make_test_and_is_counted():
-    process = make("test", "STEPS=help free-port lint", "PORT=abc")
+def test_a_failing_step_ends_make_test_and_is_counted(tmp_path):
+    process = make("test", "STEPS=pages lint", f"HTML={tmp_path}", f"LOG={tmp_path}/test.log")
     assert process.returncode != 0
     lines = process.stdout.splitlines()
+    assert "==> make pages" in lines
     assert "==> make lint" not in lines
-    assert "free-port 0 s (FAILED, the rest was not run)" in lines[-2]
+    assert re.search(r"pages \d+ s \(FAILED, the rest was not run\)$", lines[-2])
     assert re.fullmatch(r"=+ 1 failed, 0 passed in \d+\.00s =+", lines[-1])
 
 

@@ -444,6 +444,13 @@ def test_a_package_that_pip_replaced_or_removed_is_named_and_a_new_one_is_welcom
     assert changes(before, now) == ["torch 2.11.0 became 2.13.0", "tqdm 4.67.1 became nothing"]
 
 
+def test_a_machine_without_git_is_said_in_one_line_before_anything_is_made(tmp_path):
+    assert "`git` does not start, it is not on the PATH" in complaint(tool("colab", PATH=str(tmp_path)))
+    (tmp_path / "git").write_text("no program\n")
+    (tmp_path / "git").chmod(0o644)
+    assert "`git` does not start, Permission denied" in complaint(tool("colab", PATH=str(tmp_path)))
+
+
 def test_the_set_up_cell_is_played_as_it_stands(monkeypatch):
     notebook = notebook_of(SAMPLE, None)
     played, name = on_colab(notebook)

@@ -55,7 +55,11 @@ move_every_control()
 def run(*command: object, **variables: str) -> str:
     """Run a command and return what it printed; an error holds the last of it."""
     given = [str(part) for part in command]
-    process = subprocess.run(given, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    try:
+        process = subprocess.run(given, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    except OSError as error:
+        reason = "it is not on the PATH" if isinstance(error, FileNotFoundError) else error.strerror
+        raise NotebookError(f"`{given[0]}` does not start, {reason}: the rehearsal needs it, so install it") from None
     if process.returncode:
         said = (process.stderr.strip() or process.stdout.strip())[-1500:]
         raise NotebookError(f"`{' '.join(given[-4:])}` failed:\n{said}")
@@ -147,6 +151,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         paths = find(options.names, BOOK)
+        run("git", "--version")  # asked first, before the environment takes its minutes
         python, before = prepare(ENVIRONMENT, REQUIREMENTS)
         with tempfile.TemporaryDirectory() as folder:
             source = published(ROOT, Path(folder))
