@@ -314,6 +314,7 @@ def test_a_fork_s_book_links_to_the_fork(tmp_path: Path) -> None:
     assert {
         "https://colab.research.google.com/github/ada/fork/blob/dev/book/chapter.ipynb",
         "https://github.com/ada/fork",
+        "https://github.com/ada/fork/blob/dev/book/chapter.ipynb?plain=1",
         "https://github.com/ada/fork/edit/dev/book/chapter.ipynb",
     } <= links
     assert any(link.startswith("https://github.com/ada/fork/issues/new") for link in links)

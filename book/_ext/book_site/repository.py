@@ -25,7 +25,7 @@ from sphinx.util import logging
 LOG = logging.getLogger(__name__)
 # The forms git writes. A URL that holds a password does not match, so that none can reach a page.
 REMOTE = re.compile(r"(?:https://|ssh://git@|git@)([\w.-]+)[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?")
-BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
+BUTTONS = ("use_repository_button", "use_source_button", "use_edit_page_button", "use_issues_button")
 DEFAULT_BRANCH = "main"
 
 
