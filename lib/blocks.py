@@ -5,7 +5,8 @@ Names, in reading order: `EncoderBlock`, `DecoderBlock`, `ParallelBlock`; `Stack
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ class EncoderBlock(nn.Module):
 
     Shape: x (batch, seq, d_model) and mask as for `MultiHeadAttention` -> (batch, seq, d_model); tokens mix within a
         sentence.
+    Raises: ValueError if there is not one cache for each attention, or a part refuses what it gets.
     Source: Vaswani et al. 2017, section 3.1; `torch.nn.TransformerEncoderLayer` with batch_first=True, which also drops
         hidden units and attention weights: pass `partial(FeedForward, dropout=...)` for that.
     """
@@ -55,11 +57,16 @@ class EncoderBlock(nn.Module):
         *,
         mask: Bool[Tensor, "*#scores"] | None = None,
         is_causal: bool = False,
-        cache: KVCache | None = None,
+        caches: Sequence[KVCache] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return the tokens after both parts."""
-        x = self.attention_residual(x, lambda x: self.attention(x, mask=mask, is_causal=is_causal, cache=cache))
+        """Return the tokens after both parts; caches are those of `new_caches`, or None."""
+        (cache,) = _one_each(caches, 1)
+        x = self.attention_residual(x, partial(self.attention, mask=mask, is_causal=is_causal, cache=cache))
         return self.feed_forward_residual(x, self.feed_forward)
+
+    def new_caches(self) -> tuple[KVCache]:
+        """Make what the block remembers a batch of sentences with: an empty cache for its attention."""
+        return (KVCache(),)
 
 
 class DecoderBlock(nn.Module):
@@ -69,6 +76,7 @@ class DecoderBlock(nn.Module):
 
     Shape: x (batch, seq, d_model), memory (batch, src, d_model), masks as for `MultiHeadAttention` -> (batch, seq,
         d_model); a token takes from its past and from all of memory.
+    Raises: ValueError if there is not one cache for each attention, or a part refuses what it gets.
     Source: Vaswani et al. 2017, section 3.1; `torch.nn.TransformerDecoderLayer` with batch_first=True and
         tgt_is_causal=True.
     """
@@ -100,15 +108,18 @@ class DecoderBlock(nn.Module):
         *,
         mask: Bool[Tensor, "*#scores"] | None = None,
         memory_mask: Bool[Tensor, "*#memory_scores"] | None = None,
-        caches: tuple[KVCache, KVCache] | None = None,
+        caches: Sequence[KVCache] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return the tokens after the three parts; caches are one for each attention."""
-        own, of_memory = caches or (None, None)
-        x = self.attention_residual(x, lambda x: self.attention(x, mask=mask, is_causal=True, cache=own))
-        x = self.cross_attention_residual(
-            x, lambda x: self.cross_attention(x, memory, mask=memory_mask, cache=of_memory)
-        )
+        """Return the tokens after the three parts; caches are those of `new_caches`, or None."""
+        own, of_memory = _one_each(caches, 2)
+        attend_to_memory = partial(self.cross_attention, key=memory, mask=memory_mask, cache=of_memory)
+        x = self.attention_residual(x, partial(self.attention, mask=mask, is_causal=True, cache=own))
+        x = self.cross_attention_residual(x, attend_to_memory)
         return self.feed_forward_residual(x, self.feed_forward)
+
+    def new_caches(self) -> tuple[KVCache, KVCache]:
+        """Make what the block remembers a batch of sentences with: empty caches, of its own tokens and of memory."""
+        return KVCache(), KVCache()
 
 
 class ParallelBlock(nn.Module):
@@ -120,6 +131,7 @@ class ParallelBlock(nn.Module):
 
     Shape: x (batch, seq, d_model) and mask as for `MultiHeadAttention` -> (batch, seq, d_model); tokens mix within a
         sentence.
+    Raises: ValueError if there is not one cache for each attention, or a part refuses what it gets.
     Source: Wang and Komatsuzaki 2021, GPT-J; Chowdhery et al. 2022, "PaLM", section 2. PyTorch has no counterpart.
     """
 
@@ -146,12 +158,17 @@ class ParallelBlock(nn.Module):
         *,
         mask: Bool[Tensor, "*#scores"] | None = None,
         is_causal: bool = False,
-        cache: KVCache | None = None,
+        caches: Sequence[KVCache] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return the tokens after both parts."""
+        """Return the tokens after both parts; caches are those of `new_caches`, or None."""
+        (cache,) = _one_each(caches, 1)
         return self.residual(
             x, lambda x: self.attention(x, mask=mask, is_causal=is_causal, cache=cache) + self.feed_forward(x)
         )
+
+    def new_caches(self) -> tuple[KVCache]:
+        """Make what the block remembers a batch of sentences with: an empty cache for its attention."""
+        return (KVCache(),)
 
 
 class Stack(nn.Module):
@@ -161,9 +178,11 @@ class Stack(nn.Module):
 
     "AFAFAF" is three encoder blocks; other orders show what each part is there for.
 
+    Args: residual: called with a norm only; `partial(PostNorm, dropout=0.1)` brings dropout.
     Shape: x (batch, seq, d_model) and mask as for `MultiHeadAttention` -> (batch, seq, d_model); tokens mix within a
         sentence where the pattern has an A.
-    Raises: ValueError if the pattern is empty or has a letter other than A and F.
+    Raises: ValueError if the pattern is empty or has a letter other than A and F, there is not one cache for each A, or
+        a part refuses what it gets.
     Source: Press et al. 2020, "Improving Transformer Models by Reordering their Sublayers", who write s and f.
     """
 
@@ -174,18 +193,18 @@ class Stack(nn.Module):
         n_heads: int,
         d_ff: int,
         *,
-        dropout: float = 0.0,
         norm: Part = LayerNorm,
         residual: Part = PostNorm,
         feed_forward: Part = FeedForward,
+        attention: Part = MultiHeadAttention,
     ) -> None:
         super().__init__()
         _check_pattern(pattern)
         self.pattern = pattern
         self.parts = nn.ModuleList(
-            MultiHeadAttention(d_model, n_heads) if letter == "A" else feed_forward(d_model, d_ff) for letter in pattern
+            attention(d_model, n_heads) if letter == "A" else feed_forward(d_model, d_ff) for letter in pattern
         )
-        self.residuals = nn.ModuleList(residual(norm(d_model), dropout=dropout) for _ in pattern)
+        self.residuals = nn.ModuleList(residual(norm(d_model)) for _ in pattern)
 
     def forward(
         self,
@@ -193,14 +212,19 @@ class Stack(nn.Module):
         *,
         mask: Bool[Tensor, "*#scores"] | None = None,
         is_causal: bool = False,
+        caches: Sequence[KVCache] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return the tokens after all parts."""
+        """Return the tokens after all parts; caches are those of `new_caches`, or None."""
+        each = iter(_one_each(caches, self.pattern.count("A")))
         for letter, part, residual in zip(self.pattern, self.parts, self.residuals, strict=True):
             if letter == "A":
-                x = residual(x, lambda x, part=part: part(x, mask=mask, is_causal=is_causal))
-            else:
-                x = residual(x, part)
+                part = partial(part, mask=mask, is_causal=is_causal, cache=next(each))
+            x = residual(x, part)
         return x
+
+    def new_caches(self) -> tuple[KVCache, ...]:
+        """Make what the stack remembers a batch of sentences with: an empty cache for each A, in their order."""
+        return tuple(KVCache() for letter in self.pattern if letter == "A")
 
 
 def stack_parameters(pattern: str, d_model: int, d_ff: int) -> int:
@@ -237,3 +261,15 @@ def _check_pattern(pattern: str) -> None:
             f"a pattern is one letter or more, A for attention and F for feed-forward, but got {pattern!r}; "
             "three encoder blocks are 'AFAFAF'"
         )
+
+
+def _one_each(caches: Sequence[KVCache] | None, attentions: int) -> Sequence[KVCache | None]:
+    """Return a cache for each attention, or None for each where nothing is to be remembered."""
+    if caches is None:
+        return (None,) * attentions
+    if len(caches) != attentions or len(set(caches)) != attentions:
+        raise ValueError(
+            f"each attention remembers in a cache of its own, and here there are {attentions}, but got "
+            f"{len(caches)} caches, {len(set(caches))} of them different; pass what new_caches() returns, or None"
+        )
+    return caches

@@ -96,7 +96,7 @@ def test_no_future_token_moves_a_past_output_by_one_bit():
 def test_a_decoder_block_with_caches_computes_what_it_does_without():
     block = DecoderBlock(D_MODEL, N_HEADS, D_FF).double()
     x, memory = torch.randn(2, 5, D_MODEL).double(), torch.randn(2, 3, D_MODEL).double()
-    caches = KVCache(), KVCache()
+    caches = block.new_caches()
     steps = [block(x[:, i : i + 1], memory, caches=caches) for i in range(5)]
     torch.testing.assert_close(torch.cat(steps, dim=1), block(x, memory), **SAME)
 
@@ -113,9 +113,42 @@ def test_what_stands_in_padded_places_of_memory_changes_nothing():
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [EncoderBlock, ParallelBlock])
 def test_a_block_with_a_cache_computes_what_it_does_without(kind):
-    block, x, cache = kind(D_MODEL, N_HEADS, D_FF).double(), torch.randn(2, 5, D_MODEL).double(), KVCache()
-    steps = [block(x[:, i : i + 1], is_causal=True, cache=cache) for i in range(5)]
+    block, x = kind(D_MODEL, N_HEADS, D_FF).double(), torch.randn(2, 5, D_MODEL).double()
+    caches = block.new_caches()
+    steps = [block(x[:, i : i + 1], is_causal=True, caches=caches) for i in range(5)]
     torch.testing.assert_close(torch.cat(steps, dim=1), block(x, is_causal=True), **SAME)
+
+
+@torch.no_grad()
+def test_a_stack_with_caches_computes_what_it_does_without():
+    stack, x = Stack("AFFA", D_MODEL, N_HEADS, D_FF).double(), torch.randn(2, 5, D_MODEL).double()
+    caches = stack.new_caches()
+    steps = [stack(x[:, i : i + 1], is_causal=True, caches=caches) for i in range(5)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), stack(x, is_causal=True), **SAME)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("make", "attentions"),
+    [
+        (lambda: EncoderBlock(D_MODEL, N_HEADS, D_FF), 1),
+        (lambda: ParallelBlock(D_MODEL, N_HEADS, D_FF), 1),
+        (lambda: DecoderBlock(D_MODEL, N_HEADS, D_FF), 2),
+        (lambda: Stack("AFAA", D_MODEL, N_HEADS, D_FF), 3),
+        (lambda: Stack("FF", D_MODEL, N_HEADS, D_FF), 0),
+    ],
+    ids=["encoder", "parallel", "decoder", "stack", "stack without attention"],
+)
+def test_a_block_takes_as_many_caches_as_it_has_attentions(make, attentions):
+    block, x = make(), torch.randn(1, 2, D_MODEL)
+    inputs = (x, x) if isinstance(block, DecoderBlock) else (x,)
+    caches = block.new_caches()
+    block(*inputs, caches=caches)
+    assert [cache.length for cache in caches] == [2] * attentions
+    for wrong in ([*caches, KVCache()], caches[:-1] if caches else [KVCache()], [KVCache()] * 2):
+        if len(set(wrong)) == len(wrong) or len(wrong) == attentions:
+            with pytest.raises(ValueError, match=f"here there are {attentions}, but got {len(wrong)} caches"):
+                block(*inputs, caches=wrong)
 
 
 def test_a_parallel_block_gives_both_parts_the_same_normalised_input():
