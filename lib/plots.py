@@ -205,7 +205,7 @@ def shares(ax: Axes, rows: Mapping[str, Mapping[str, float]]) -> Axes:
         for order, (left, right) in enumerate(itertools.pairwise(ends)):
             style = dict(height=0.62, color=COLOURS[order], hatch=HATCHES[order % 3], edgecolor="white")
             ax.barh(row, right - left, left=left, label=names[order] if row == 0 else None, **style)
-            if right - left > 0.08:  # a narrower part has no room for its number
+            if right - left > 0.18:  # a narrower part has no room for its number
                 plate = dict(boxstyle="round,pad=0.15", facecolor=COLOURS[order], edgecolor="none")
                 place = dict(ha="center", va="center", bbox=plate)
                 share = f"{right - left:.1%}"

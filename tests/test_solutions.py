@@ -1,11 +1,16 @@
-"""Every solution solves its exercise: put into its stub, it makes the check cell pass."""
+"""A chapter run by a reader who has solved everything: every check passes, and every slider shows what is stored."""
 
 import copy
+import json
+import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 from nbformat import NotebookNode
+
+from lib.explore.frames import unpack_svg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
@@ -29,6 +34,12 @@ def solved(path: Path, notebook: NotebookNode) -> NotebookNode:
     return chapter.notebook
 
 
+@cache
+def run_solved(path: Path) -> NotebookNode:
+    """The solved chapter, executed once for all tests that look at it."""
+    return execute(solved(path, read(path)), path.parent)
+
+
 def verdicts(path: Path, notebook: NotebookNode) -> dict[str, str]:
     """What each check cell shows, as text."""
     return {name: "".join(map(text, cell.outputs)) for _, name, cell in Chapter(path, notebook).role("check")}
@@ -42,7 +53,7 @@ def text(output: NotebookNode) -> str:
 @pytest.mark.timeout(NOTEBOOK_SECONDS)
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_every_solution_passes_its_check(path):
-    found = verdicts(path, execute(solved(path, read(path)), path.parent))
+    found = verdicts(path, run_solved(path))
     assert found
     assert not {name: verdict for name, verdict in found.items() if not verdict.startswith(PASSED)}
 
@@ -70,3 +81,57 @@ def test_a_wrong_solution_would_be_found(tmp_path):
 def runs(path: Path, right: NotebookNode, wrong: NotebookNode) -> list[NotebookNode]:
     """A fresh notebook, one with right and one with wrong solutions, executed."""
     return [execute(notebook, path.parent) for notebook in (right, solved(path, right), solved(path, wrong))]
+
+
+# ---- The frames of explorables ---------------------------------------------------------------------------------------
+
+FRAMES = re.compile(r"/\*xpl-frames\*/(.*?)/\*end\*/", re.DOTALL)
+ID = re.compile(r'(?<= id=")[^"]+|(?<=href="#)[^"]+|(?<=url\(#)[^)]+')
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+HALF_A_PIXEL = 0.5  # what another processor's rounding may move
+
+
+def frames(notebook: NotebookNode) -> list[list[str]]:
+    """The pictures of each explorable of a notebook, one for every state."""
+    pages = [output.data["text/html"] for output in outputs(notebook) if "text/html" in output.get("data", {})]
+    packed = [json.loads(found[1]) for page in pages if (found := FRAMES.search(page))]
+    return [frames.get("png") or unpack_svg(frames["svg"]) for frames in packed]
+
+
+def outputs(notebook: NotebookNode) -> list[NotebookNode]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def drawn_alike(one: str, other: str) -> bool:
+    """Whether two pictures are made of the same lines, up to half a pixel; names of ids count by their order only."""
+    texts, numbers = zip(*map(read_svg, (one, other)), strict=True)
+    return texts[0] == texts[1] and all(abs(a - b) <= HALF_A_PIXEL for a, b in zip(numbers[0], numbers[1], strict=True))
+
+
+def read_svg(svg: str) -> tuple[str, list[float]]:
+    names: dict[str, str] = {}
+    svg = ID.sub(lambda name: names.setdefault(name[0], f"id{chr(ord('A') + len(names))}"), svg)
+    return NUMBER.sub("0", svg), [float(number) for number in NUMBER.findall(svg)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(NOTEBOOK_SECONDS)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_stored_frame_is_what_the_chapter_s_function_draws(path):
+    stored, fresh = frames(read(path)), frames(run_solved(path))
+    assert [len(explorable) for explorable in stored] == [len(explorable) for explorable in fresh] != []
+    differing = [
+        f"explorable {number}, state {state}"
+        for number, (old, new) in enumerate(zip(stored, fresh, strict=True))
+        for state, pair in enumerate(zip(old, new, strict=True))
+        if not drawn_alike(*pair)
+    ]
+    assert differing == [], "run: make notebooks"
+
+
+def test_a_frame_with_one_point_a_pixel_away_or_one_line_more_would_be_found():
+    frame = frames(read(CHAPTERS[0]))[0][0]
+    assert drawn_alike(frame, frame)
+    curve = re.search(r"(?<=\nL )\d+\.\d+", frame)  # a point of the first line that is drawn
+    assert not drawn_alike(frame, f"{frame[: curve.start()]}{float(curve[0]) + 1:.2f}{frame[curve.end() :]}")
+    assert not drawn_alike(frame, frame.replace("</svg>", '<path d="M 0 0"/></svg>'))
