@@ -24,6 +24,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HATCHES = ("", "///", "..")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (7, 2)))
 MARGINS = (0.15, 0.1, 0.94, 0.97)  # of a small figure with labelled axes: left, bottom, right, top
+NAMED = (0.25, 0.08, 0.94, 0.98)  # of one whose rows have names on the left
 INK, FAINT, PALE = "#000000", "#6a6a6a", "#e7eef4"  # explore turns pure black into the page's own text colour
 
 STYLE = {
