@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 from conftest import ROOT, OpenPage, Visit, page_paths, visiting
@@ -53,15 +54,43 @@ SERIOUS = """async () => (await axe.run()).violations
 TRANSFERRED = """() => Object.fromEntries([...performance.getEntriesByType("navigation"),
   ...performance.getEntriesByType("resource")].filter(entry => entry.name.startsWith("http"))
   .map(entry => [new URL(entry.name).pathname, entry.transferSize]))"""
+# The boxes of code cells: pixels that one must scroll sideways to see, size of the letters, first line.
+CODE = """() => [...document.querySelectorAll(".cell_input pre")].filter(box => box.checkVisibility()).map(box => ({
+  out_of_sight: Math.max(...[box, box.parentElement].map(element => element.scrollWidth - element.clientWidth)),
+  letters: parseFloat(getComputedStyle(box).fontSize),
+  line: box.textContent.split("\\n")[0],
+}))"""
+# How many characters each full line of running text holds.
+FULL_LINES = """() => [...document.querySelectorAll(".bd-article > section p")].filter(
+  paragraph => paragraph.checkVisibility() && !paragraph.querySelector(".math") && !paragraph.closest("table, .cell")
+).flatMap(paragraph => {
+  const texts = document.createTreeWalker(paragraph, NodeFilter.SHOW_TEXT), range = document.createRange();
+  const lines = [0];
+  for (let text, left = -Infinity; (text = texts.nextNode());) for (let i = 0; i < text.length; i++) {
+    range.setStart(text, i);
+    range.setEnd(text, i + 1);
+    const box = range.getBoundingClientRect();
+    if (box.left < left - 100) lines.push(0);
+    left = box.left;
+    lines[lines.length - 1]++;
+  }
+  return lines.slice(0, -1);
+})"""
+LAPTOP = 1280 - 15  # less a scroll bar, which a browser without a window does not draw
 FOLDS = ".bd-article details:not([class])"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Ask for each page, and for each page in each mode where a test looks at `visit`."""
+    """Ask for each page, for each page in each mode where a test looks at `visit`, or for each page with code."""
     paths = page_paths(metafunc.config)
     if "visit" in metafunc.fixturenames:
         cases = [(path, mode) for path in paths for mode in MODES]
         metafunc.parametrize("visit", cases, indirect=True, ids=[f"{path}-{mode}" for path, mode in cases])
+    if "chapter" in metafunc.fixturenames:
+        folder = metafunc.config.getoption("--site")
+        built = [path for path in paths if (folder / path).is_file()]
+        chapters = [path for path in built if "cell_input" in (folder / path).read_text(encoding="utf-8")]
+        metafunc.parametrize("chapter", chapters or paths[:1])
     if "path" in metafunc.fixturenames:
         metafunc.parametrize("path", paths)
 
@@ -132,6 +161,21 @@ def test_the_first_view_weighs_less_than_its_budget(open_page: OpenPage, path: s
     print(f"{path}: {sum(sizes.values()):,} bytes in {len(sizes)} files", *largest[:5], sep="\n  ")
     assert len(sizes) > 1
     assert sum(sizes.values()) < FIRST_VIEW, largest[:10]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_code_cell_shows_its_lines_whole_on_a_laptop(open_page: OpenPage, chapter: str, dark: bool) -> None:
+    page = open_page(chapter, width=LAPTOP, dark=dark).page
+    assert [box for box in page.evaluate(CODE) if box["out_of_sight"] > 0] == []
+    assert min(box["letters"] for box in page.evaluate(CODE)) >= 13, "and not by letters too small to read"
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert max(box["out_of_sight"] for box in page.evaluate(CODE)) > 0, "on a phone code scrolls, and this test sees it"
+
+
+def test_a_line_of_prose_holds_65_to_85_characters(open_page: OpenPage, chapter: str) -> None:
+    lines = open_page(chapter, width=1440).page.evaluate(FULL_LINES)
+    assert len(lines) > 20
+    assert 65 <= median(lines) <= 85, sorted(lines)
 
 
 def test_folds_open_and_close_by_keyboard(open_page: OpenPage, path: str) -> None:
