@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -451,6 +452,93 @@ def test_each_concept_has_one_name():
     for room in sorted(rooms - {"verdict"}):
         unnamed += [f"tests/wrong_answers/{room}.py", f"book/{room}.ipynb"]
     assert not [name for name in unnamed if not (ROOT / name).is_file()]
+
+
+def places(readme: str) -> list[tuple[str, str]]:
+    """The lines of the README's trees, as path and text. A folder with lines below it is no line itself."""
+    section = readme.partition("## Where things are\n")[2].partition("\n## ")[0]
+    trees = re.findall(r"(?:<summary><code>([^<]+)</code>[^\n]*\n\n)?```\n(.*?)\n```", section, re.DOTALL)
+    found = []
+    for folder, tree in trees:
+        lines, opened = tree.splitlines(), [folder]
+        depths = [(len(line) - len(line.lstrip())) // 2 for line in lines]
+        for line, depth, below in zip(lines, depths, [*depths[1:], 0], strict=True):
+            name, _, text = line.strip().partition("  ")
+            path = opened[min(depth, len(opened) - 1)] + name
+            opened = [*opened[: depth + 1], path]
+            if below <= depth:
+                found.append((path, text.strip()))
+    return found
+
+
+def amiss(readme: str, files: list[str]) -> list[str]:
+    """What is to mend in the README's trees so that they hold a line for each of these files and no other."""
+    lines, whole = places(readme), ("book/_vendor/", "tests/vendor/")  # other projects' files: a line for all of them
+    covered = [next((folder for folder in whole if file.startswith(folder)), file) for file in files]
+    count = Counter(path for path, _ in lines)
+    return [
+        *(f"add a line for {path}" for path in sorted(set(covered) - set(count))),
+        *(f"take out the line of {path}: git has no such file" for path in sorted(set(count) - set(covered))),
+        *(f"name {path} once, not {number} times" for path, number in count.items() if number > 1),
+        *(f"say what {path} is in three to nine words" for path, text in lines if not 3 <= len(text.split()) <= 9),
+    ]
+
+
+def test_the_readme_has_a_line_for_every_file():
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    todo = amiss((ROOT / "README.md").read_text("utf-8"), listing.strip("\0").split("\0"))
+    assert not todo, 'README.md, "Where things are": ' + "; ".join(todo)
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ("a.py    what it is for\nroom/\n  b.py  what it is for", []),
+        (
+            "a.py    what it is for\nroom/   a room with things",
+            ["add a line for lib/room/b.py", "take out the line of lib/room/"],
+        ),
+        (
+            "a.py    what it is for\nb.py    what it is for",
+            ["add a line for lib/room/b.py", "take out the line of lib/b.py"],
+        ),
+        ("a.py    what it is for\na.py    what it is for\nroom/\n  b.py  what it is for", ["name lib/a.py once"]),
+        ("a.py    a file\nroom/\n  b.py", ["say what lib/a.py is", "say what lib/room/b.py is"]),
+    ],
+    ids=["whole", "a folder for its files", "a wrong place", "twice", "nothing said"],
+)
+def test_a_line_that_is_missing_or_wrong_is_found(tree, said):
+    readme = f"""
+## Where things are
+
+```
+Makefile  the commands, all of them
+```
+
+<details>
+<summary><code>lib/</code> the library</summary>
+
+```
+{tree}
+```
+
+</details>
+
+<summary><code>book/</code> the book</summary>
+
+```
+_vendor/  other projects' files, never edited
+```
+
+## Contribute
+
+```
+not/a/line  of the tree at all
+```
+"""
+    found = amiss(readme, ["Makefile", "book/_vendor/x.js", "lib/a.py", "lib/room/b.py"])
+    assert len(found) == len(said)
+    assert all(line.startswith(start) for line, start in zip(found, said, strict=True)), found
 
 
 def test_every_page_of_the_contents_exists_and_every_notebook_is_in_the_contents():
