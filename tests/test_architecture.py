@@ -25,7 +25,7 @@ PRACTICE = {"tasks", "pronunciation", "training", "decoding", "metrics"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{part: set() for part in PARTS},
     "blocks": {"feed_forward", "norms", "residual", "attention"},
-    "transformer": {"blocks", "norms", "masks", "positions"},
+    "transformer": {"attention", "blocks", "masks", "norms", "positions"},
     **{module: {"masks"} for module in PRACTICE},
     "record": set(),
     "plots": set(),
