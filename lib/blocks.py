@@ -1,6 +1,8 @@
 """How do the parts make a layer? Attention and feed-forward networks, each in a residual connection.
 
-Names, in reading order: `EncoderBlock`, `DecoderBlock`, `ParallelBlock`; `Stack`, `stack_parameters`, `stack_flops`.
+Names, in reading order: `EncoderBlock`, `DecoderBlock`, `ParallelBlock`; `Stack`. What they cost, by formula:
+`attention_parameters`, `attention_flops`; `feed_forward_parameters`, `feed_forward_flops`; `stack_parameters`,
+`stack_flops`.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ class DecoderBlock(nn.Module):
         d_model); a token takes from its past and from all of memory.
     Raises: ValueError if there is not one cache for each attention, or a part refuses what it gets.
     Source: Vaswani et al. 2017, section 3.1; `torch.nn.TransformerDecoderLayer` with batch_first=True and
-        tgt_is_causal=True.
+        a causal tgt_mask.
     """
 
     def __init__(
@@ -227,32 +229,122 @@ class Stack(nn.Module):
         return tuple(KVCache() for letter in self.pattern if letter == "A")
 
 
-def stack_parameters(pattern: str, d_model: int, d_ff: int) -> int:
-    """Count the parameters of a Stack of the default parts.
+def attention_parameters(
+    d_model: int, n_heads: int, *, n_kv_heads: int | None = None, d_head: int | None = None, bias: bool = True
+) -> int:
+    """Count the parameters of a MultiHeadAttention.
 
-    A: 4 d_model² + 4 d_model,    F: 2 d_model d_ff + d_ff + d_model,    and 2 d_model in the norm of each
+    2 d_model d_head (n_heads + n_kv_heads), and d_head (n_heads + 2 n_kv_heads) + d_model in the biases
 
-    Neither the number of heads nor the length of a sentence comes into it.
+    In plain multi-head attention that is 4 d_model² + 4 d_model: how many heads share the width does not come into it.
 
+    Raises: ValueError if d_head is to be d_model / n_heads, and that is no whole number.
+    """
+    n_kv_heads, d_head = _heads(d_model, n_heads, n_kv_heads, d_head)
+    weights = 2 * d_model * d_head * (n_heads + n_kv_heads)
+    biases = d_head * (n_heads + 2 * n_kv_heads) + d_model
+    return weights + biases if bias else weights
+
+
+def attention_flops(
+    n_queries: int,
+    n_keys: int,
+    d_model: int,
+    n_heads: int,
+    *,
+    n_kv_heads: int | None = None,
+    d_head: int | None = None,
+) -> int:
+    """Count the FLOPs of the matrix products of a MultiHeadAttention, for one sentence.
+
+    4 d_model d_head (n_queries n_heads + n_keys n_kv_heads) + 4 n_queries n_keys n_heads d_head
+
+    The projections grow with the length, scores and weighted sums with its square. A causal mask takes nothing off: the
+    matrix products compute the blocked scores too. A kernel may skip some of them, and is then better than this count.
+
+    Raises: ValueError if d_head is to be d_model / n_heads, and that is no whole number.
+    """
+    n_kv_heads, d_head = _heads(d_model, n_heads, n_kv_heads, d_head)
+    projections = 4 * d_model * d_head * (n_queries * n_heads + n_keys * n_kv_heads)
+    return projections + 4 * n_queries * n_keys * n_heads * d_head
+
+
+def feed_forward_parameters(d_model: int, d_ff: int, *, n_matrices: int = 2, bias: bool = True) -> int:
+    """Count the parameters of a FeedForward, or with n_matrices=3 of a GatedFeedForward, by default without bias.
+
+    n_matrices d_model d_ff, and (n_matrices - 1) d_ff + d_model in the biases
+    """
+    weights, biases = n_matrices * d_model * d_ff, (n_matrices - 1) * d_ff + d_model
+    return weights + biases if bias else weights
+
+
+def feed_forward_flops(seq_len: int, d_model: int, d_ff: int, *, n_matrices: int = 2) -> int:
+    """Count the FLOPs of the matrix products of a FeedForward, or with n_matrices=3 of a GatedFeedForward.
+
+    2 seq_len n_matrices d_model d_ff
+    """
+    return 2 * seq_len * n_matrices * d_model * d_ff
+
+
+def stack_parameters(
+    pattern: str,
+    d_model: int,
+    d_ff: int,
+    *,
+    attention: int | None = None,
+    feed_forward: int | None = None,
+    norm: int | None = None,
+) -> int:
+    """Count the parameters of a Stack, by default of the default parts.
+
+    sum over the pattern of attention (A) or feed_forward (F), and a norm for each letter
+
+    An EncoderBlock has those of "AF", a DecoderBlock those of "AAF", a ParallelBlock those of "AF" less one norm.
+
+    Args: attention, feed_forward, norm: what one of each has; None stands for attention_parameters and
+        feed_forward_parameters of these widths, and for the 2 d_model of LayerNorm. RMSNorm has d_model, ReZero 1.
     Raises: ValueError if the pattern is empty or has a letter other than A and F.
     """
     _check_pattern(pattern)
-    part = {"A": 4 * d_model**2 + 4 * d_model, "F": 2 * d_model * d_ff + d_ff + d_model}
-    return sum(part[letter] + 2 * d_model for letter in pattern)
+    attention = attention_parameters(d_model, n_heads=1) if attention is None else attention
+    feed_forward = feed_forward_parameters(d_model, d_ff) if feed_forward is None else feed_forward
+    norm = 2 * d_model if norm is None else norm
+    return pattern.count("A") * attention + pattern.count("F") * feed_forward + len(pattern) * norm
 
 
-def stack_flops(pattern: str, seq_len: int, d_model: int, d_ff: int) -> int:
-    """Count the FLOPs of the matrix products of a Stack of the default parts, for one sentence.
+def stack_flops(
+    pattern: str,
+    seq_len: int,
+    d_model: int,
+    d_ff: int,
+    *,
+    attention: int | None = None,
+    feed_forward: int | None = None,
+) -> int:
+    """Count the FLOPs of the matrix products of a Stack, by default of the default parts, for one sentence.
 
-    A: 8 seq_len d_model² + 4 seq_len² d_model,    F: 4 seq_len d_model d_ff
+    sum over the pattern of attention (A) or feed_forward (F)
 
-    A multiplication and its addition are two FLOPs. Only attention's second term grows with the square of the length.
+    A multiplication and its addition are two FLOPs; norms and activations multiply no matrices. EncoderBlock and
+    ParallelBlock do those of "AF", a DecoderBlock as many and its attention_flops from seq_len to the memory's length.
 
+    Args: attention, feed_forward: what one of each does; None stands for attention_flops and feed_forward_flops.
     Raises: ValueError if the pattern is empty or has a letter other than A and F.
     """
     _check_pattern(pattern)
-    part = {"A": 8 * seq_len * d_model**2 + 4 * seq_len**2 * d_model, "F": 4 * seq_len * d_model * d_ff}
-    return sum(part[letter] for letter in pattern)
+    attention = attention_flops(seq_len, seq_len, d_model, n_heads=1) if attention is None else attention
+    feed_forward = feed_forward_flops(seq_len, d_model, d_ff) if feed_forward is None else feed_forward
+    return pattern.count("A") * attention + pattern.count("F") * feed_forward
+
+
+def _heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int | None) -> tuple[int, int]:
+    """Return n_kv_heads and d_head as MultiHeadAttention chooses them."""
+    if d_head is None and d_model % n_heads:
+        raise ValueError(
+            f"the heads share the features evenly, but d_model={d_model} is no multiple of n_heads={n_heads}; change "
+            "one of them, or set d_head"
+        )
+    return n_heads if n_kv_heads is None else n_kv_heads, d_model // n_heads if d_head is None else d_head
 
 
 def _check_pattern(pattern: str) -> None:
