@@ -549,7 +549,33 @@ def test_every_page_of_the_contents_exists_and_every_notebook_is_in_the_contents
         found = [suffix for suffix in (".ipynb", ".md") if (ROOT / f"{page}{suffix}").is_file()]
         assert len(found) == 1, f"{page} is there as {found}"
     notebooks = {str(path.relative_to(ROOT).with_suffix("")) for path in (ROOT / "book").glob("*.ipynb")}
-    assert notebooks <= set(pages)
+    assert not notebooks - set(pages), "_toc.yml leaves it out"
+
+
+def test_every_chapter_is_named_wherever_chapters_are_listed():
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    pages = [Path(page["file"]) for part in contents["parts"] for page in part["chapters"]]
+    chapters = [page.name for page in pages if (ROOT / f"{page}.ipynb").is_file()]
+    intro, misconceptions, readme = (
+        (ROOT / name).read_text("utf-8") for name in ("book/intro.md", "book/misconceptions.md", "README.md")
+    )
+    ready = re.search(r"Done so far: (.+?)\.\s", readme, re.DOTALL)[1]
+    assert re.findall(r"\*\*(\w+)\*\*", ready) == chapters, "README.md says which chapters are done, in reading order"
+    for chapter in chapters:
+        assert f"]({chapter}.ipynb)" in intro, f"book/intro.md has no row that links to {chapter}"
+        assert f"\n| {chapter.replace('_', ' ')} *(in preparation)*" not in intro, f"{chapter} is there"
+        if "Common misconception" in (ROOT / f"book/{chapter}.ipynb").read_text("utf-8"):
+            assert f"]({chapter}.ipynb#" in misconceptions, f"book/misconceptions.md has no claim examined in {chapter}"
+
+
+def test_the_answers_of_every_chapter_are_tested():
+    answers = {path.stem for path in (ROOT / "tests/wrong_answers").glob("*.py")}
+    chapters = answers - {"__init__", "mutants", "equivalents"}
+    tested = (ROOT / "tests/test_checks.py").read_text("utf-8")
+    assert "feed_forward" in chapters
+    assert not [name for name in chapters if not re.search(rf"\b{name}\b", tested)], (
+        "tests/test_checks.py leaves it out"
+    )
 
 
 def test_no_module_has_a_name_that_says_nothing():
@@ -613,5 +639,5 @@ def test_the_works_for_readers_to_cite_are_those_on_the_page():
     links = re.findall(r"url += \{(.+)\}", entries)
     assert len(titles) == len(links) == entries.count("\n@") >= 4
     assert [f"[{title}]({link})" for title, link in zip(titles, links, strict=True)] == re.findall(
-        r"(?<=\. )\[[^\]]+\]\(https://(?:arxiv|acl)[^)]+\)", page
+        r"(?<=\. )\[[^\]]+\]\(https://[^)]+\)", page
     )
