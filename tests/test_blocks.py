@@ -83,6 +83,10 @@ def all_gradients(y, inputs):
     return torch.autograd.grad((y * weights).sum(), inputs)
 
 
+def refused(*rule_number_and_remedy):
+    return pytest.raises(ValueError, match=".*".join(map(re.escape, rule_number_and_remedy)))
+
+
 # ---- Blocks are PyTorch's layers -------------------------------------------------------------------------------------
 # PyTorch's layers have two forward passes. These tests take the one for training, which gives an empty row zeros, as we
 # do, so that such rows are compared like all others; the one for inference (eval and no_grad) gives it NaN.
@@ -240,6 +244,21 @@ def test_a_stack_of_a_and_f_in_turn_is_pytorchs_encoder(data, n_layers, batch, s
     assert_equal_to_pytorch(stack, encoder, words, [x], last(y), last(expected))
 
 
+@pytest.mark.parametrize("kind", [EncoderBlock, partial(Stack, "AF")], ids=["encoder", "stack"])
+def test_by_default_a_block_has_what_pytorchs_layer_has_by_default_but_no_dropout(kind):
+    block, x = make(kind, 8, 2, 12), tokens(2, 5, 8)
+    words = WORDS if kind is EncoderBlock else {theirs: ours.format(a=0, f=1) for theirs, ours in STACK_WORDS.items()}
+    layer = with_our_weights(nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True), block, words)
+    exactly(block(x), layer(x))
+
+
+def test_by_default_a_decoder_block_has_what_pytorchs_layer_has_by_default_but_no_dropout():
+    block, x, memory = make(DecoderBlock, 8, 2, 12), tokens(2, 5, 8), tokens(2, 4, 8, seed=2)
+    layer = nn.TransformerDecoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+    past = torch.ones(5, 5, dtype=torch.bool).tril()
+    exactly(block(x, memory), with_our_weights(layer, block, DECODER_WORDS)(x, memory, tgt_mask=~past))
+
+
 @pytest.mark.parametrize("pre", [True, False], ids=["pre", "post"])
 @pytest.mark.parametrize("kind", [EncoderBlock, DecoderBlock])
 @torch.no_grad()
@@ -271,6 +290,12 @@ def test_a_parallel_block_gives_both_parts_the_same_normalised_input():
     y, inputs = block(x, is_causal=True), [x, *block.parameters()]
     exactly(y, expected)
     exactly(all_gradients(y, inputs), all_gradients(expected, inputs))
+
+
+@pytest.mark.parametrize("kind", [EncoderBlock, ParallelBlock, DecoderBlock])
+def test_when_dropout_takes_all_that_the_parts_say_x_is_left(kind):
+    block, x = make(kind, 8, 2, 12, residual=PreNorm, dropout=1.0), tokens(2, 5, 8)
+    assert torch.equal(causally(block, x, tokens(2, 4, 8, seed=2)), x)
 
 
 @pytest.mark.parametrize("residual", [PreNorm, PostNorm], ids=["pre", "post"])
@@ -470,14 +495,16 @@ def test_each_attention_takes_one_cache_of_its_own(kind, attentions, without_sha
     block, x = make(kind, 8, 2, 12), tokens(1, 3, 8)
     assert [cache.length for cache in block.new_caches()] == [0] * attentions
     causally(block, x, x.clone(), caches=block.new_caches())
-    one = KVCache()
-    for wrong in ([KVCache() for _ in range(attentions + 1)], *([[one] * n for n in (attentions,) if n > 1])):
-        rule = f"a cache of its own, and here there are {attentions}, but got {len(wrong)} caches, "
-        with pytest.raises(ValueError, match=rf"{rule}{len(set(wrong))} of them different; pass what new_caches\(\)"):
-            causally(block, x, x, caches=wrong)
+    some = [KVCache() for _ in range(attentions + 1)]
+    wrong = [some]  # one too many
     if attentions:
-        with pytest.raises(ValueError, match="but got 0 caches"):
-            causally(block, x, x, caches=())
+        wrong += [some[2:], [*some[1:], some[1]]]  # one too few; as many as there should be, and one of them again
+    if attentions > 1:
+        wrong += [[some[0]] * attentions]  # the same for all
+    for caches in wrong:
+        arrived = f"here there are {attentions}, but got {len(caches)} caches, {len(set(caches))} of them different"
+        with refused("a cache of its own", arrived, "pass what new_caches() returns"):
+            causally(block, x, x.clone(), caches=caches)
 
 
 # ---- A branch that starts at zero ------------------------------------------------------------------------------------
@@ -670,10 +697,6 @@ def test_compiled_to_machine_code_a_block_computes_the_same(device, without_shap
 
 
 # ---- What is refused -------------------------------------------------------------------------------------------------
-
-
-def refused(*rule_number_and_remedy):
-    return pytest.raises(ValueError, match=".*".join(map(re.escape, rule_number_and_remedy)))
 
 
 @each_block
