@@ -14,6 +14,7 @@ Parts, which use nothing of lib, not even each other
 Assembly, which puts them together
     blocks           How do the parts make a layer? Encoder, decoder and parallel blocks, and stacks in any order.
     transformer      What does the whole machine look like? Encoder, decoder, both together, and the language model.
+    published        What did the famous ones look like? The Transformer, BERT and GPT-2, and how to load their weights.
 
 Practice, which puts them to work
     tasks            What is there to learn when nothing is to be known? Copy, reverse, sort.

@@ -19,13 +19,14 @@ LIB = ROOT / "lib"
 # ---- The one table: what each module or package of lib may import from lib (section 4 of the design) -----------------
 
 PARTS = {"feed_forward", "norms", "residual", "attention", "masks", "positions"}
-ASSEMBLY = {"blocks", "transformer"}
+ASSEMBLY = {"blocks", "transformer", "published"}
 PRACTICE = {"tasks", "pronunciation", "training", "decoding", "metrics"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     **{part: set() for part in PARTS},
     "blocks": {"feed_forward", "norms", "residual", "attention"},
     "transformer": {"attention", "blocks", "masks", "norms", "positions"},
+    "published": PARTS - {"masks"} | {"blocks", "transformer"},
     **{module: {"masks"} for module in PRACTICE},
     "record": set(),
     "plots": set(),
