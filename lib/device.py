@@ -5,6 +5,7 @@ Names, in reading order: `pick_device`, `use_threads`, `generator`, `seeded`.
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,16 @@ import torch
 def pick_device(name: str | None = None) -> torch.device:
     """Return the named device, or without a name CUDA where there is one and else the CPU.
 
-    Apple's mps is never picked, only taken when named: it has no float64, which the book's comparisons need.
+    Under torchrun each process gets the CUDA device of its own number. Apple's mps is never picked, only taken when
+    named: it has no float64, which the book's comparisons need.
 
     Raises: ValueError if the name is unknown, or this machine has no such device.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        number = os.environ.get("LOCAL_RANK")  # which torchrun sets
+        return torch.device("cuda") if number is None else torch.device("cuda", int(number))
     try:
         return torch.empty(0, device=name).device  # asks the device itself, so that a missing one is found here
     except (RuntimeError, AssertionError, NotImplementedError) as error:
