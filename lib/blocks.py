@@ -28,11 +28,13 @@ class EncoderBlock(nn.Module):
 
     With is_causal=True it is the block of a language model, which has no memory to attend to.
 
+    Args: norm, residual, feed_forward, attention: what makes the parts, called as norm(d_model), residual(norm,
+        dropout=dropout), feed_forward(d_model, d_ff), attention(d_model, n_heads); `functools.partial` sets the rest.
     Shape: x (batch, seq, d_model) and mask as for `MultiHeadAttention` -> (batch, seq, d_model); tokens mix within a
         sentence.
     Raises: ValueError if there is not one cache for each attention, or a part refuses what it gets.
     Source: Vaswani et al. 2017, section 3.1; `torch.nn.TransformerEncoderLayer` with batch_first=True, which also drops
-        hidden units and attention weights: pass `partial(FeedForward, dropout=...)` for that.
+        hidden units and attention weights: `partial(FeedForward, dropout=...)` and the same of MultiHeadAttention do so.
     """
 
     def __init__(
@@ -180,7 +182,8 @@ class Stack(nn.Module):
 
     "AFAFAF" is three encoder blocks; other orders show what each part is there for.
 
-    Args: residual: called with a norm only; `partial(PostNorm, dropout=0.1)` brings dropout.
+    Args: norm, residual, feed_forward, attention: as for `EncoderBlock`, but residual is called as residual(norm), so
+        that dropout comes with it: `partial(PostNorm, dropout=0.1)`.
     Shape: x (batch, seq, d_model) and mask as for `MultiHeadAttention` -> (batch, seq, d_model); tokens mix within a
         sentence where the pattern has an A.
     Raises: ValueError if the pattern is empty or has a letter other than A and F, there is not one cache for each A, or
