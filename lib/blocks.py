@@ -34,7 +34,7 @@ class EncoderBlock(nn.Module):
         sentence.
     Raises: ValueError if there is not one cache for each attention, or a part refuses what it gets.
     Source: Vaswani et al. 2017, section 3.1; `torch.nn.TransformerEncoderLayer` with batch_first=True, which also drops
-        hidden units and attention weights: `partial(FeedForward, dropout=...)` and the same of MultiHeadAttention do so.
+        hidden units and attention weights: `partial(FeedForward, dropout=...)` and that of MultiHeadAttention do so.
     """
 
     def __init__(
