@@ -4,19 +4,28 @@ import ast
 import sys
 import time
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
-from wrong_answers import function_in
-from wrong_answers.equivalents import FEED_FORWARD as EQUIVALENT
-from wrong_answers.feed_forward import BUG, EXERCISES
+from wrong_answers import equivalents, function_in
+from wrong_answers.feed_forward import BUG
 from wrong_answers.mutants import mutants
 
-import lib.checks.feed_forward as checks
 from lib.checks.verdict import Verdict
 from lib.device import seeded
 
-CHECKS = {exercise: getattr(checks, f"check_{exercise}") for exercise in EXERCISES}
+ANSWERS = Path(__file__).parent / "wrong_answers"
+CHAPTERS = sorted(path.stem for path in ANSWERS.glob("*.py") if path.stem not in ("__init__", "equivalents", "mutants"))
+EXERCISES, CHECKS, EQUIVALENT = {}, {}, {}
+for chapter in CHAPTERS:
+    own, checks = import_module(f"wrong_answers.{chapter}").EXERCISES, import_module(f"lib.checks.{chapter}")
+    assert not own.keys() & EXERCISES.keys(), f"two chapters have an exercise {own.keys() & EXERCISES.keys()}"
+    EXERCISES |= own
+    CHECKS |= {exercise: getattr(checks, f"check_{exercise}") for exercise in own}
+    EQUIVALENT |= getattr(equivalents, chapter.upper(), {})
+TO_MEND = [exercise for exercise in EXERCISES if exercise.startswith("find_the_bug")]  # code in place of a stub
 BOUND = 5  # seconds, for the slowest machine that runs these tests; a check takes milliseconds
 
 no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: torch.cuda.is_available() is False")
@@ -57,6 +66,20 @@ def nothing_is_left_behind():
     before = state()
     yield
     assert state() == before
+
+
+def test_every_check_of_every_chapter_has_answers():
+    """Among them those of `feed_forward`, or the tests below would have nothing to try."""
+    rooms = Path(sys.modules["lib.checks.verdict"].__file__).parents[1]
+    assert (
+        sorted(path.stem for path in rooms.iterdir() if path.stem not in ("__init__", "verdict", "__pycache__"))
+        == CHAPTERS
+    )
+    assert "feed_forward" in CHAPTERS
+    named = {
+        name for chapter in CHAPTERS for name in vars(import_module(f"lib.checks.{chapter}")) if name[:6] == "check_"
+    }
+    assert named == {f"check_{exercise}" for exercise in EXERCISES}
 
 
 # ---- Both directions -------------------------------------------------------------------------------------------------
@@ -258,7 +281,7 @@ def changed_lines(cell, mutant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("exercise", [exercise for exercise in EXERCISES if exercise != "find_the_bug"])
+@pytest.mark.parametrize("exercise", [exercise for exercise in EXERCISES if exercise not in TO_MEND])
 def test_no_mutant_of_a_right_answer_passes_but_those_that_are_right(exercise, capsys):
     answers, alive, excused, total = EXERCISES[exercise], [], set(), 0
     for body in answers.right:

@@ -568,16 +568,6 @@ def test_every_chapter_is_named_wherever_chapters_are_listed():
             assert f"]({chapter}.ipynb#" in misconceptions, f"book/misconceptions.md has no claim examined in {chapter}"
 
 
-def test_the_answers_of_every_chapter_are_tested():
-    answers = {path.stem for path in (ROOT / "tests/wrong_answers").glob("*.py")}
-    chapters = answers - {"__init__", "mutants", "equivalents"}
-    tested = (ROOT / "tests/test_checks.py").read_text("utf-8")
-    assert "feed_forward" in chapters
-    assert not [name for name in chapters if not re.search(rf"\b{name}\b", tested)], (
-        "tests/test_checks.py leaves it out"
-    )
-
-
 def test_no_module_has_a_name_that_says_nothing():
     vague = {"utils", "util", "helpers", "helper", "common", "misc"}
     assert not [name for name in repository_files() if vague & set(Path(name).with_suffix("").parts)]

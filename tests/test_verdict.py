@@ -4,6 +4,7 @@ import random
 import re
 import signal
 import sys
+import textwrap
 import threading
 import time
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+import lib.checks.verdict as package
 from lib.checks.verdict import (
     Attempt,
     Comparison,
@@ -694,3 +696,11 @@ def test_the_same_inputs_are_drawn_every_time_and_on_every_device():
         assert draw((2, 3))[0].is_meta
     finally:
         torch.set_default_device(None)
+
+
+def test_the_example_in_the_package_s_docstring_works():
+    space = vars(package) | {"torch": torch}
+    exec(textwrap.dedent(package.__doc__.split("\n\n")[1]), space)
+    right, turned, twice = map(space["check_linear"], [torch.matmul, lambda x, w: (x @ w).mT, lambda x, w: 2 * (x @ w)])
+    assert [verdict.status for verdict in (right, turned, twice)] == ["passed", "failed", "failed"]
+    assert (turned.mistake, twice.mistake) == ("turned", "other")

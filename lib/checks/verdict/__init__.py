@@ -3,7 +3,8 @@
     @check("x", "w")                                   # the arguments of the reader's function
     def check_linear(attempt):
         inputs = draw((2, 3), (3, 4))
-        agree(attempt, [inputs], torch.matmul, [Mistake("sum", torch.add, "You add x and w.", "Multiply: x @ w.")])
+        mistakes = [Mistake("turned", lambda x, w: (x @ w).mT, "Rows and columns are swapped.", "Multiply: x @ w.")]
+        agree(attempt, [inputs], torch.matmul, mistakes, read=read_tensor)
         return "Your function equals torch's."         # what a right answer has shown
 
 A check raises a `Finding` as soon as something is wrong, and never for an error of its own. Names, in reading order:

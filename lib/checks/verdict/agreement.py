@@ -70,8 +70,8 @@ def agree(
     """Check that a reader's function and a reference give the same on all trials, smallest first.
 
     If not, the mistake is looked for: first among the known ones, by what they compute on the same inputs, then among
-    the families, which are properties and get the second trial. Where only the shapes are at fault, `square` inputs
-    show what was meant.
+    the families, which are properties and get the second trial, or the only one. Where only the shapes are at fault,
+    `square` inputs show what was meant.
 
     Args: read: turns a result into what is compared, or raises a Finding. accept: what counts as equal. families: each
         returns a Finding, or None if the property holds. rows: what the rows of a tensor are.
@@ -95,7 +95,7 @@ def agree(
         return
     shown = [*([results] if differ else []), *_on_square(attempt, first, square, reference)]
     found = _recognised(shown, mistakes, accept, first)
-    raise found or _of_a_family(attempt, trials[1], families, first) or first
+    raise found or _of_a_family(attempt, trials[:2][-1], families, first) or first
 
 
 def gradients_flow(attempt: Attempt, inputs: Inputs, reference: Callable[..., Tensor]) -> None:
