@@ -7,6 +7,9 @@ REQUIREMENTS ?= requirements.txt
 PORT ?= 8000
 WORKERS ?= 2
 
+# How many of a hundred lines and branches of lib the unit tests must reach.
+COVERED := 95
+
 SHELL := bash
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -146,7 +149,8 @@ lint: $(READY)  ## Style, spelling and the policy of the notebooks
 	@"$(PY)" tools/notebooks.py check
 
 unit: settings $(READY)  ## The tests that need no built book: the library, the checkers, the tools, the house
-	@"$(PY)" -m pytest tests $(PAGE_TESTS:%=--ignore=%) -n $(WORKERS) --dist loadfile
+	@mkdir -p _build/coverage
+	@"$(PY)" -m pytest tests $(PAGE_TESTS:%=--ignore=%) -n $(WORKERS) --dist loadfile --cov --cov-fail-under=$(COVERED)
 
 nbval: $(READY)  ## Execute every notebook and compare with its stored outputs
 	@"$(PY)" tools/notebooks.py verify

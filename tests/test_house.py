@@ -631,3 +631,11 @@ def test_the_works_for_readers_to_cite_are_those_on_the_page():
     assert [f"[{title}]({link})" for title, link in zip(titles, links, strict=True)] == re.findall(
         r"(?<=\. )\[[^\]]+\]\(https://[^)]+\)", page
     )
+
+
+def test_the_python_in_the_readme_runs_and_gives_the_shapes_that_it_says(capsys):
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    exec(example, {})
+    said = re.findall(r"\([\d, ]+\)", example.rpartition("#")[2])
+    assert len(said) == 2
+    assert capsys.readouterr().out == " ".join(f"torch.Size([{shape[1:-1]}])" for shape in said) + "\n"
