@@ -1,25 +1,29 @@
 """Mutants of right answers that are right themselves: the changed line, and why it changes nothing."""
 
+# Two exercises ask for the same network, `find_the_bug` by mending another one.
+NETWORK = {
+    "hidden = torch.where(hidden >= 0, hidden, 0)": "at 0 both give 0",
+    "hidden = hidden * (hidden >= 0)": "at 0 both give 0",
+    "y = torch.ones_like(x)": "every entry is written afterwards",
+    "for h, w in zip(w_2[:, i], hidden)": "the two are multiplied, in either order",
+    "for w, h in zip(hidden, w_2[:, i])": "the two are multiplied, in either order",
+    "[max((x[b, t] * w_1[:, j]).sum() + b_1[j], torch.zeros(()))": "max takes its arguments in either order",
+    "for j in range(len(w_2))]": "w_2 has d_ff rows as well",
+    "(x[b, t] @ w_1[:, j]).sum()": "the product of two vectors is the sum already",
+    "second, first = (": "the weights of these layers are replaced, so their own shapes do not matter",
+    "first, second = (": "the weights of these layers are replaced, so their own shapes do not matter",
+    "w_2.float(), b_2, x.dtype)": "what comes before b_2 is in single precision, and a sum takes the wider kind",
+    "b_2.float(), w_1.dtype)": "all inputs have the same dtype",
+    "b_2.float(), b_1.dtype)": "all inputs have the same dtype",
+    "b_2.float(), w_2.dtype)": "all inputs have the same dtype",
+    "b_2.float(), b_2.dtype)": "all inputs have the same dtype",
+    "return (lambda tokens: torch.maximum(": "matrix products broadcast over the batch without vmap",
+    "torch.maximum(torch.tensor(0.0), tokens @ w_1 + b_1)": "maximum takes its arguments in either order",
+}
+
 FEED_FORWARD = {
-    "feed_forward": {
-        "hidden = torch.where(hidden >= 0, hidden, 0)": "at 0 both give 0",
-        "hidden = hidden * (hidden >= 0)": "at 0 both give 0",
-        "y = torch.ones_like(x)": "every entry is written afterwards",
-        "for h, w in zip(w_2[:, i], hidden)": "the two are multiplied, in either order",
-        "for w, h in zip(hidden, w_2[:, i])": "the two are multiplied, in either order",
-        "[max((x[b, t] * w_1[:, j]).sum() + b_1[j], torch.zeros(()))": "max takes its arguments in either order",
-        "for j in range(len(w_2))]": "w_2 has d_ff rows as well",
-        "(x[b, t] @ w_1[:, j]).sum()": "the product of two vectors is the sum already",
-        "second, first = (": "the weights of these layers are replaced, so their own shapes do not matter",
-        "first, second = (": "the weights of these layers are replaced, so their own shapes do not matter",
-        "w_2.float(), b_2, x.dtype)": "what comes before b_2 is in single precision, and a sum takes the wider kind",
-        "b_2.float(), w_1.dtype)": "all inputs have the same dtype",
-        "b_2.float(), b_1.dtype)": "all inputs have the same dtype",
-        "b_2.float(), w_2.dtype)": "all inputs have the same dtype",
-        "b_2.float(), b_2.dtype)": "all inputs have the same dtype",
-        "return (lambda tokens: torch.maximum(": "matrix products broadcast over the batch without vmap",
-        "torch.maximum(torch.tensor(0.0), tokens @ w_1 + b_1)": "maximum takes its arguments in either order",
-    },
+    "feed_forward": NETWORK,
+    "find_the_bug": NETWORK,
     "parameters": {
         "b_1, w_1 = (": "the four are summed, whatever they are called",
         "w_1, b_1 = (d_ff, d_model * d_ff)": "the four are summed, whatever they are called",
@@ -45,7 +49,7 @@ FEED_FORWARD = {
         "n = (4 * d_model * d_ff - 8 * d_model ** 2) // (4 * d_model)": "the division leaves no remainder",
         "return n if n >= 0 else 0": "where n is 0, both ways give 0",
         "return n if n > -1 else 0": "n is whole, and where it is 0 both ways give 0",
-        "return n if n > 1 else 0": "a length of 1 and none are the same answer: attention always costs as much",
+        "n = 0": "a length of 0 costs nothing, twice, and the search goes on to 1",
     },
     "matched_width": {
         "return round(2 * d_ff // 3)": "rounding down is accepted",

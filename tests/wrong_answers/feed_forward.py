@@ -253,9 +253,15 @@ EXERCISES = {
             """,
             """
             n = 1
-            while 8 * n * d_model ** 2 + 4 * n ** 2 * d_model < 4 * n * d_model * d_ff:
+            while 8 * n * d_model ** 2 + 4 * n ** 2 * d_model <= 4 * n * d_model * d_ff:
                 n += 1
-            return n if n > 1 else 0
+            return n - 1
+            """,
+            """
+            n = 0
+            while 2 * d_model + n < d_ff:
+                n += 1
+            return n
             """,
         ],
         {
@@ -277,6 +283,15 @@ EXERCISES = {
                     if 8 * n * d_model ** 2 + 4 * n ** 2 * d_model > 4 * n * d_model * d_ff:
                         return n
             """,
+            "one_is_none": [
+                "return d_ff - 2 * d_model if d_ff > 2 * d_model + 1 else 0",
+                """
+                n = 1
+                while 8 * n * d_model ** 2 + 4 * n ** 2 * d_model < 4 * n * d_model * d_ff:
+                    n += 1
+                return n if n > 1 else 0
+                """,
+            ],
             "narrow_ones": "return -1 if d_ff < 2 * d_model else d_ff - 2 * d_model",
             "absolute": "return abs(d_ff - 2 * d_model)",
             "two_projections": "return max(0, d_ff - d_model)",

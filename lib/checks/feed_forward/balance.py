@@ -28,10 +28,14 @@ def attention_flops(seq_len: int, d_model: int) -> int:
 
 @cache
 def crossover(d_model: int, d_ff: int) -> int:
-    """Search for the first length at which the counted FLOPs of attention reach the network's; 0 if all do.
+    """Search for the first length at which the counted FLOPs of attention reach the network's.
+
+    It is 0 where attention costs more at a length of 1 already. Where the two cost the same there, it is 1.
 
     Source: `torch.utils.flop_counter.FlopCounterMode`.
     """
+    if attention_flops(1, d_model) > flops(1, d_model, d_ff):
+        return 0
     low, high = 0, d_ff  # at the length d_ff, the scores and the sum alone cost what the network does
     while high - low > 1:
         middle = (low + high) // 2
@@ -39,10 +43,12 @@ def crossover(d_model: int, d_ff: int) -> int:
             high = middle
         else:
             low = middle
-    return 0 if high == 1 else high
+    return high
 
 
-CROSSOVER_SIZES = [(2, 8), (2, 20), (3, 16), (5, 14), (4, 6), (7, 12), (3, 8), (6, 12), (9, 5), (64, 256), (512, 2048)]
+# Among them d_ff = 2 d_model, where the answer is the last 0, and d_ff = 2 d_model + 1, where it is 1.
+EDGES = [(6, 12), (5, 11)]
+CROSSOVER_SIZES = [(2, 8), (2, 20), (3, 16), (5, 14), (4, 6), (7, 12), (3, 8), *EDGES, (9, 5), (64, 256), (512, 2048)]
 HALF = "Set 8 n d_model² + 4 n² d_model equal to 4 n d_model d_ff, and divide by 4 n d_model."
 CROSSOVER_MISTAKES = known(
     ("mixing_alone", lambda d, f: f,
@@ -58,14 +64,17 @@ CROSSOVER_MISTAKES = known(
      "No sequence has a negative length: for d_ff below 2 d_model, attention always costs more.",
      "Return 0 there: max(0, ...)."),
     ("at_least_one", lambda d, f: max(1, f - 2 * d),
-     "Where attention always costs at least as much, the task wants 0.",
+     "Where attention costs more even at a length of 1, the task wants 0.",
      "The other number in max is 0."),
     ("always_none", lambda d, f: 0,
      "You always return 0; a search that starts at 0 ends there, since both cost nothing at that length.",
      HALF),
     ("more_than_as_much", lambda d, f: max(1, f - 2 * d + 1),
-     "You look for where attention costs more; the task asks for at least as much, and for 0 if it always does.",
-     "Use >= instead of >, and return 0 where the first length of all fulfils it."),
+     "You look for where attention costs more, and the task for where it costs at least as much.",
+     "Use >= instead of >, and return 0 where d_ff is at most 2 d_model."),
+    ("one_is_none", lambda d, f: 0 if f - 2 * d <= 1 else f - 2 * d,
+     "You return 0 where the answer is 1: for d_ff = 2 d_model + 1, the two cost the same at a length of 1.",
+     "Return 0 only where d_ff - 2 d_model is 0 or less."),
     ("absolute", lambda d, f: abs(f - 2 * d),
      "You drop the sign: for d_ff below 2 d_model, attention always costs more.",
      "Return 0 there: max(0, ...)."),
@@ -102,9 +111,10 @@ CROSSOVER_MISTAKES = known(
     ("ratio", lambda d, f: f / d,
      "That is the ratio of the two widths, and no length.",
      HALF),
-    ("half", lambda d, f: max(0, (f - 2 * d) / 2),
-     "That is half the length.",
-     "The n² term is 4 n² d_model: scores and weighted sum, two FLOPs for each multiply-add."),
+    *(("half", half,
+       "That is half the length.",
+       "The n² term is 4 n² d_model: scores and weighted sum, two FLOPs for each multiply-add.")
+      for half in (lambda d, f: max(0, (f - 2 * d) / 2), lambda d, f: max(0, (f - 2 * d) // 2))),
 )  # fmt: skip
 
 
