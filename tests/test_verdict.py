@@ -31,6 +31,8 @@ from lib.checks.verdict import (
 )
 from lib.checks.verdict.attempt import FirstLines, NotAttempted, _sealed
 from lib.checks.verdict.deadline import OutOfTime, call_within
+from lib.checks.verdict.outcome import SIGNS
+from lib.checks.verdict.page import DRAWINGS
 from lib.checks.verdict.words import in_words
 from lib.device import seeded
 
@@ -134,6 +136,50 @@ def test_a_passed_verdict_begins_with_its_sign():
     verdict = check_double(lambda x: 2 * x)
     assert repr(verdict) == "✅ double: right. It is twice as much."
     assert "verdict-passed" in verdict._repr_html_()
+
+
+def emoji(text):
+    return set(text) & set("✅❌⬜")
+
+
+def luminance(colour):
+    """The relative luminance of "#rrggbb", from 0 to 1, as WCAG defines it."""
+    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("status", SIGNS)
+def test_text_begins_with_an_emoji_and_html_with_a_drawing_that_says_the_status(status):
+    verdict = full_verdict(status=status)
+    assert repr(verdict)[0] == SIGNS[status]
+    html = verdict._repr_html_()
+    assert emoji(html) == set(), "a machine without a font for emoji shows an empty box"
+    page = Reader(html)
+    assert page.text[:2] == [status, " "], "what is read aloud, and what is left where drawings are stripped"
+    [drawing] = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert drawing["role"] == "img"
+    assert drawing["width"] == drawing["height"] == "1em"
+
+
+def test_the_signs_need_no_style_sheet_no_script_and_no_file():
+    for drawing in DRAWINGS.values():
+        tags = {tag for tag, _ in Reader(f"<svg>{drawing}</svg>").tags}
+        assert tags <= {"svg", "rect", "circle", "path"}
+        assert not re.search(r"class=|id=|href|url\(|style=|//", drawing)
+
+
+def test_the_signs_differ_in_form_and_each_reads_on_light_and_dark_pages():
+    forms = {re.sub(r'(?:fill|stroke)="[^"]*"', "", drawing) for drawing in DRAWINGS.values()}
+    assert len(forms) == len(DRAWINGS) == len(SIGNS)
+    for status, drawing in DRAWINGS.items():
+        colours = re.findall(r'(?:fill|stroke)="(?!none)([^"]+)"', drawing)
+        if "currentColor" in colours:
+            assert colours == ["currentColor"], "it is as readable as the text beside it"
+            continue
+        ground, line = map(luminance, colours)
+        contrast = (line + 0.05) / (ground + 0.05)
+        assert contrast >= 3, f"{status}: {contrast:.1f}; WCAG 1.4.11 wants 3 for what has a meaning"
 
 
 def test_html_says_the_same_as_text_and_is_well_formed():

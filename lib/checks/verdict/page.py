@@ -1,6 +1,7 @@
 """How is a verdict shown? As text that is the same every time, and as HTML with expected beside received.
 
-In both, numbers that differ carry the sign ≠; colour only repeats what the numbers say. Colours are laid thinly over
+Text begins with an emoji. HTML draws the same sign, since a machine without a font for emoji shows an empty box. In
+both, numbers that differ carry the sign ≠; colour only repeats what the numbers say. Colours are laid thinly over
 whatever background there is, so that light and dark pages both read.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .outcome import COLUMNS, ROWS, SIGNS, Comparison, Verdict, differs
+from .outcome import COLUMNS, ROWS, SIGNS, Comparison, Status, Verdict, differs
 
 STYLE = """
 .verdict { border-left: .3rem solid #767676; padding: .1rem 0 .1rem .8rem; line-height: 1.45; }
@@ -31,6 +32,15 @@ TABLE_STYLE = """
 .verdict table th { font-weight: 400; }
 .verdict table td.verdict-off { font-weight: 700; outline: 2px solid currentColor; outline-offset: -2px; }
 """
+# Each is white on a ground of its own, or has the colour of the text, so that it reads on light and dark pages, and has
+# a form of its own besides. None needs the style sheet, which some front ends strip.
+WHITE_LINE = 'fill="none" stroke="#ffffff" stroke-linecap="round" stroke-linejoin="round" stroke-width="2.5"'
+DRAWINGS = {
+    "passed": f'<rect width="16" height="16" rx="3" fill="#009e73"/><path {WHITE_LINE} d="M4 8.5 7 11.5 12 5"/>',
+    "failed": f'<circle cx="8" cy="8" r="8" fill="#d55e00"/><path {WHITE_LINE} d="M5 5 11 11M11 5 5 11"/>',
+    "not attempted": '<rect x="1" y="1" width="14" height="14" rx="3" fill="none" stroke="currentColor" '
+    'stroke-width="2"/>',
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def as_text(verdict: Verdict) -> str:
 
 def as_html(verdict: Verdict) -> str:
     """Draw a verdict for notebooks and pages; everything that the reader wrote is escaped."""
-    style, parts = STYLE, [f"<p>{SIGNS[verdict.status]} <strong>{escape(verdict.exercise)}</strong>: "]
+    style, parts = STYLE, [f"<p>{_sign(verdict.status)} <strong>{escape(verdict.exercise)}</strong>: "]
     parts.append(f"{escape(verdict.message)}</p>")
     if verdict.hint:
         parts.append(f"<p><strong>Way out:</strong> {escape(verdict.hint)}</p>")
@@ -74,6 +84,12 @@ def as_html(verdict: Verdict) -> str:
         parts.append(f"<p>Printed:</p><pre>{escape(verdict.printed.rstrip())}</pre>")
     kind = verdict.status.replace(" ", "-")
     return f'<style>{style}</style><div class="verdict verdict-{kind}">{"".join(parts)}</div>'
+
+
+def _sign(status: Status) -> str:
+    """Draw the sign of a status; its title is read aloud, and stands there as a word where drawings are stripped."""
+    size = 'width="1em" height="1em" viewBox="0 0 16 16" style="vertical-align: -.125em"'
+    return f'<svg role="img" {size}><title>{status}</title>{DRAWINGS[status]}</svg>'
 
 
 def _compared(comparison: Comparison) -> list[str]:
