@@ -141,7 +141,7 @@ class KVCache:
 
     def _with_room(self, end: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return rooms for `end` tokens: those at hand, or larger ones with the same content."""
-        if self._rooms is None:
+        if self._rooms is None or not self.length:
             return tuple(new.new_empty(new.shape) for new in (key, value))
         for room, new in zip(self._rooms, (key, value), strict=True):
             if room.dtype != new.dtype or room.shape[:2] != new.shape[:2] or room.shape[3] != new.shape[3]:
@@ -223,6 +223,9 @@ class MultiHeadAttention(nn.Module):
         key = query if key is None else key
         value = key if value is None else value
         self._check_inputs(query, key, value, is_causal)
+        if mask is not None:  # before the cache takes anything in, so that a refused call changes nothing
+            earlier = cache.length if cache is not None and key is query else 0
+            _check_mask(mask, (len(query), self.n_heads, query.shape[1], earlier + key.shape[1]))
         queries, keys, values = self._project(query, key, value, cache)
         mask, is_causal = self._allow(mask, is_causal, queries, keys)
         if self.weights_dropout._forward_hooks:  # somebody looks
@@ -269,9 +272,7 @@ class MultiHeadAttention(nn.Module):
 
     def _allow(self, mask: Tensor | None, is_causal: bool, queries: Tensor, keys: Tensor) -> tuple[Tensor | None, bool]:
         """Return the mask and is_causal as PyTorch's kernel takes them: one of the two, or none."""
-        (batch, n_heads, n_queries, _), n_keys = queries.shape, keys.shape[2]
-        if mask is not None:
-            _check_mask(mask, (batch, n_heads, n_queries, n_keys))
+        n_queries, n_keys = queries.shape[2], keys.shape[2]
         if not is_causal or n_queries == 1:  # the newest token comes after all others, and may see them all
             return mask, False
         if mask is None and n_queries == n_keys:  # else PyTorch would put the first query at the first cached key

@@ -118,7 +118,12 @@ class DecoderBlock(nn.Module):
         own, of_memory = _one_each(caches, 2)
         attend_to_memory = partial(self.cross_attention, key=memory, mask=memory_mask, cache=of_memory)
         x = self.attention_residual(x, partial(self.attention, mask=mask, is_causal=True, cache=own))
-        x = self.cross_attention_residual(x, attend_to_memory)
+        try:
+            x = self.cross_attention_residual(x, attend_to_memory)
+        except ValueError:  # a refused call changes no cache: what attention has just put in is taken out again
+            if own is not None:
+                own.length -= x.shape[1]
+            raise
         return self.feed_forward_residual(x, self.feed_forward)
 
     def new_caches(self) -> tuple[KVCache, KVCache]:

@@ -747,3 +747,21 @@ def test_another_memory_than_the_cached_one_is_refused(shape):
         module(tokens(2, 1, 8), tokens(2, 5, 8), cache=cache)
         with pytest.raises(ValueError, match=f"2 sentences of 5 tokens, but got {shape[0]} of {shape[1]}; make a new"):
             module(tokens(shape[0], 1, 8), tokens(*shape), cache=cache)
+
+
+@pytest.mark.parametrize("is_self", [True, False], ids=["self", "cross"])
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "empty"])
+@torch.no_grad()
+def test_a_refused_call_leaves_the_cache_as_it_was_and_the_corrected_one_goes_on(is_self, begun):
+    module, x, memory, cache = make(8, 2), tokens(2, 5, 8), tokens(2, 4, 8, seed=2), KVCache()
+    first, rest = x.split([2, 3], dim=1)
+    others = [] if is_self else [memory]
+    if begun:
+        module(first, *others, cache=cache)
+    before = cache.length
+    n_keys = (2 * begun + 3) if is_self else 4
+    with pytest.raises(ValueError, match=rf"\(queries, keys\) = \(3, {n_keys}\)"):
+        module(rest, *others, mask=torch.ones(3, n_keys + 1, dtype=torch.bool), cache=cache)
+    assert cache.length == before
+    y = module(rest, *others, mask=torch.ones(3, n_keys, dtype=torch.bool), cache=cache)
+    exactly(y, module(rest, *(([x] if begun else []) if is_self else others)))

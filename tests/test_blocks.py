@@ -799,3 +799,25 @@ def test_a_pattern_of_other_letters_is_refused(run, pattern):
 def test_what_heads_that_do_not_divide_would_cost_is_refused(run):
     with refused("share the features evenly", "d_model=8 is no multiple of n_heads=3", "set d_head"):
         run()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("begun", [0, 2])
+@pytest.mark.parametrize(
+    "wrong", [{"memory_mask": torch.ones(3, 9).bool()}, {"memory": tokens(1, 4, 8)}], ids=["mask", "memory"]
+)
+def test_a_decoder_block_that_refuses_memory_leaves_every_cache_as_it_was(wrong, begun, without_shape_checks):
+    block, x, memory = make(DecoderBlock, 8, 2, 12), tokens(2, 5, 8), tokens(2, 4, 8, seed=2)
+    caches = block.new_caches()
+    if begun:
+        block(x[:, :begun], memory, caches=caches)
+    before, rest = [cache.length for cache in caches], x[:, begun : begun + 3]
+    with pytest.raises(ValueError):  # noqa: PT011 - which of the two refusals it is, other tests say
+        block(rest, **{"memory": memory, "caches": caches} | wrong)
+    assert [cache.length for cache in caches] == before
+    exactly(block(rest, memory, caches=caches), block(x[:, : begun + 3], memory)[:, begun:])
+    if not begun:  # and a batch of another size may come into a cache that is still empty
+        other = block.new_caches()
+        with pytest.raises(ValueError):  # noqa: PT011
+            block(rest, **{"memory": memory, "caches": other} | wrong)
+        block(rest[:1], memory[:1], caches=other)
