@@ -105,6 +105,8 @@ BREAKS = [
     ("code_cells_are_counted_from_one", "7 where 3", lambda n: the_cell(n, "def check").update(execution_count=7)),
     ("outputs_come_from_this_code", "changed", lambda n: replace(n, "2 * 21", "2 * 22")),
     ("outputs_come_from_this_code", "changed", lambda n: n.metadata.pop("book")),
+    ("outputs_come_from_this_library", "changed", lambda n: n.metadata.book.update(library="of older files")),
+    ("outputs_come_from_this_library", "changed", lambda n: n.metadata.book.pop("library")),
     ("errors_are_meant", "TypeError", lambda n: the_cell(n, "2 * None").metadata.pop("tags")),
     ("nothing_goes_to_stderr", "beware", lambda n: stream(n, "beware", name="stderr")),
     ("outputs_name_no_path_of_a_machine", "ada", lambda n: stream(n, "saved in /" + "home/ada/x.pt")),
@@ -226,6 +228,24 @@ def test_a_notebook_that_breaks_one_rule_is_found_for_that_rule_alone(sample, tm
     lines = [str(breach) for breach in found]
     assert any(says in line for line in lines)
     assert all("\n" not in line and "(remedy: " in line and "chapter.ipynb:" in line for line in lines)
+
+
+def test_a_library_file_or_a_table_that_a_chapter_uses_makes_its_outputs_stale_and_another_does_not(sample, tmp_path):
+    root, notebook = tmp_path, copy.deepcopy(sample)
+    files = {"lib/plots.py": "import lib.axes", "lib/axes.py": "", "lib/norms.py": "", "book/data/runs.csv": "1"}
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    insert(notebook, new_code_cell("from lib import plots\n\nruns = 'data/runs.csv'"), "## Explore")
+    settle(notebook, "")
+    notebook.metadata.book = provenance(notebook, root)
+    path = stored(notebook, root / "book")
+    assert breaches([path], root) == []
+    for name in files:
+        (root / name).write_text("x = 1")
+        found = {breach.rule: breach.remedy for breach in breaches([path], root)}
+        assert found == ({} if name == "lib/norms.py" else {"outputs_come_from_this_library": "make notebooks"}), name
+        (root / name).write_text(files[name])
 
 
 def test_every_rule_is_proved():

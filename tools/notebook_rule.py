@@ -20,6 +20,11 @@ class Chapter:
     notebook: NotebookNode
 
     @property
+    def root(self) -> Path:
+        """The repository, whose folder `book` it lies in."""
+        return self.path.resolve().parent.parent
+
+    @property
     def cells(self) -> list[tuple[int, NotebookNode]]:
         """All cells, each with its number, from 1."""
         return list(enumerate(self.notebook.cells, 1))

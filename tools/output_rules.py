@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbformat import NotebookNode
-from notebook_file import ROOT, code_hash, tags
+from notebook_file import ROOT, code_hash, library_hash, tags
 from notebook_form import CELL_METADATA, written_alt
 from notebook_rule import STORE, Chapter, Finding, rule
 
@@ -71,6 +71,14 @@ def outputs_come_from_this_code(chapter: Chapter) -> Iterator[Finding]:
     """An output of older code is a lie."""
     if chapter.notebook.metadata.get("book", {}).get("source") != code_hash(chapter.notebook):
         yield 0, "the code cells changed since they were executed"
+
+
+@rule(STORE)
+def outputs_come_from_this_library(chapter: Chapter) -> Iterator[Finding]:
+    """An output of an older library is one too, and nbval cannot tell where it is a picture."""
+    made_from = chapter.notebook.metadata.get("book", {})
+    if made_from and made_from.get("library") != library_hash(chapter.notebook, chapter.root):
+        yield 0, "files of lib or book/data that it uses changed since it was executed"
 
 
 @rule("mend the cell, or tag it raises-exception")
