@@ -11,11 +11,15 @@ forward does, and only the last position is used. Put the model in evaluation mo
 With caches, predict is called with the new ids only and must itself remember, in these caches, what came before:
 
     greedy(partial(model, caches=caches), prompt_ids, caches=caches, ...)
+
+Both need them: a model alone would remember what it is told again, decoding alone would tell it new ids only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -29,7 +33,7 @@ Predict = Callable[..., Tensor]
 class Cache(Protocol):
     """What predict remembers of earlier positions, a row for each sequence; `attention.KVCache` is one.
 
-    length says how many positions it remembers.
+    length says how many positions it remembers; that of a model's first cache counts all that it has been told.
     """
 
     length: int
@@ -62,11 +66,14 @@ def greedy(
     Args: eos_id: a sequence ends with it, and the batch when all have. pad_id: fills up what has ended; a prompt that
         is shorter than the others is filled up with it on the right, and continued from its own end. Without it,
         prompts are equally long, and eos_id fills up. max_len: how long a sequence may get, prompt included. context:
-        tensors with a row for each sequence, which predict gets after the ids. caches: what predict remembers with;
-        empty ones, made for this call.
+        tensors with a row for each sequence, which predict gets after the ids. caches: what predict remembers with, the
+        very same objects; empty ones, made for this call. Caches that predict holds and that are not named here go
+        unnoticed, unless predict is a `functools.partial`, which shows what it holds.
     Shape: (batch, prompt) -> (batch, seq), with the prompts, seq <= max_len; sequences never mix.
-    Raises: ValueError if a prompt is empty or leaves no room within max_len, eos_id or pad_id are no ids of the model,
-        predict's logits or the context do not have a row for each sequence, or a cache is not empty.
+    Raises: ValueError if a prompt is empty, has padding before a symbol or leaves no room within max_len, eos_id or
+        pad_id are no ids of the model, predict's logits or the context do not have a row for each sequence, a sequence
+        has no possible next symbol (its logits are NaN, or all minus infinity), a cache is not empty, or the caches are
+        not those that predict remembers with.
     """
     writing = _Writing(predict, prompt_ids, eos_id, max_len, pad_id, context, caches)
     for logits in writing:
@@ -100,7 +107,9 @@ def keep_top_p(logits: Float[Tensor, "*batch vocab"], p: float) -> Float[Tensor,
     Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1, equation 2.
     """
     if not 0 < p <= 1:
-        raise ValueError(f"the kept symbols have a probability above 0 and at most 1, but got p={p}")
+        raise ValueError(
+            f"the kept symbols have a probability above 0 and at most 1, but got p={p}; 0.9 is usual, and 1 keeps all"
+        )
     if p == 1:
         return logits  # all of them, also those that rounding leaves nothing for
     ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
@@ -134,10 +143,12 @@ def sample(
 
     Args: the rest as `greedy`.
     Shape: (batch, prompt) -> (batch, seq), with the prompts, seq <= max_len; sequences never mix.
-    Raises: ValueError as `greedy`, `keep_top_k` and `keep_top_p`, or if the temperature is not above 0.
+    Raises: ValueError as `greedy`, `keep_top_k` and `keep_top_p`, or if the temperature is not above 0, or infinite.
     """
-    if not temperature > 0:
-        raise ValueError(f"logits are divided by a temperature above 0, but got {temperature}; for 0, use greedy")
+    if not 0 < temperature < math.inf:
+        raise ValueError(
+            f"logits are divided by a finite temperature above 0, but got {temperature}; for 0, use greedy"
+        )
     writing = _Writing(predict, prompt_ids, eos_id, max_len, pad_id, context, caches)
     for logits in writing:
         logits = logits.double() / temperature
@@ -199,10 +210,10 @@ def beam(
         `transformers`, where Wu et al. 2016 have ((5 + n) / 6) ** length_penalty.
     """
     if width < 1:
-        raise ValueError(f"a beam keeps 1 or more drafts, but got width={width}")
-    batch = len(prompt_ids)
+        raise ValueError(f"a beam keeps 1 or more drafts, but got width={width}; 4 or 5 are usual, 1 is greedy")
     drafts = [tensor.repeat_interleave(width, dim=0) for tensor in (prompt_ids, *context)]
     writing = _Writing(predict, drafts[0], eos_id, max_len, pad_id, drafts[1:], caches)
+    batch = len(prompt_ids)
     scores = torch.full((batch, width), -torch.inf, dtype=torch.float64, device=prompt_ids.device)
     scores[:, 0] = 0  # the drafts of a sequence are the same now: only the first may be continued
     lengths = torch.zeros_like(writing.lengths)
@@ -248,13 +259,15 @@ class _Writing:
         context: Sequence[Tensor],
         caches: Sequence[Cache],
     ) -> None:
+        _check_axes(prompt_ids)
         rows, longest = prompt_ids.shape
         real = torch.ones_like(prompt_ids) if pad_id is None else (prompt_ids != pad_id).long()
         self.lengths = (real * torch.arange(1, longest + 1, device=real.device)).amax(dim=1) if real.numel() else real
         self.predict, self.context, self.caches = predict, context, caches
         self.eos_id, self.filling = eos_id, eos_id if pad_id is None else pad_id
-        _check_prompts(self.lengths, longest, max_len)
-        _check_context(rows, context, caches)
+        _check_prompts(real, self.lengths, max_len)
+        _check_context(rows, context)
+        _check_caches(predict, caches)
         self.page = prompt_ids.new_full((rows, max_len), self.filling)
         self.page[:, :longest] = prompt_ids
         self.length = int(self.lengths.min())
@@ -274,8 +287,11 @@ class _Writing:
             ids = self.page[:, remembered : self.length]
             logits = self.predict(ids, *self.context)
             self._check_logits(logits)
-            remembered = self.length if self.caches else 0
-            yield logits[:, -1]
+            remembered = self._remembered()
+            last = logits[:, -1]
+            if not math.isfinite(last.amax(dim=-1).sum()):  # one number, since it is read at every step
+                self._check_possible(last)
+            yield last
 
     def write(self, chosen: Tensor) -> None:
         """Add one symbol to each row: the chosen one, where nothing is settled."""
@@ -295,6 +311,26 @@ class _Writing:
         for cache in self.caches:
             cache.reorder(rows)
 
+    def _remembered(self) -> int:
+        """Return how many symbols need not be told again, and check that the model has them."""
+        if self.caches and self.caches[0].length != self.length:
+            raise ValueError(
+                f"predict remembers in the caches, but after {self.length} symbols the first one has "
+                f"length={self.caches[0].length}; name the same caches twice, as in "
+                "greedy(partial(model, caches=caches), ids, caches=caches)"
+            )
+        return self.length if self.caches else 0
+
+    def _check_possible(self, logits: Tensor) -> None:
+        largest = logits.amax(dim=-1)
+        stuck = (~largest.isfinite() & ~self.settled).nonzero().flatten().tolist()
+        if stuck:
+            raise ValueError(
+                f"some symbol must be possible, so the largest logit of a row is finite, but at position {self.length} "
+                f"that of row {stuck[0]} is {largest[stuck[0]].item()}, as in {len(stuck)} of {len(logits)} rows; look "
+                "with lib.record in which module the first such number appears, or forbid fewer symbols"
+            )
+
     def _check_logits(self, logits: Tensor) -> None:
         if logits.ndim != 3 or len(logits) != len(self.page):
             raise ValueError(
@@ -309,26 +345,51 @@ class _Writing:
                 )
 
 
-def _check_prompts(lengths: Tensor, longest: int, max_len: int) -> None:
+def _check_axes(prompt_ids: Tensor) -> None:
+    if prompt_ids.ndim != 2:
+        raise ValueError(
+            f"prompts have two axes, (batch, prompt), but got the shape {tuple(prompt_ids.shape)}; "
+            "for a single prompt pass prompt_ids[None], and take [0] of what comes back"
+        )
+
+
+def _check_prompts(real: Tensor, lengths: Tensor, max_len: int) -> None:
     if not lengths.numel() or lengths.min() < 1:
         raise ValueError(
             f"there must be 1 or more prompts of 1 or more symbols, but got {len(lengths)} prompts, the shortest of "
             f"length {int(lengths.min()) if lengths.numel() else 0}; begin each with bos_id"
         )
-    if longest >= max_len:
+    gaps = (real.sum(dim=1) != lengths).nonzero().flatten().tolist()
+    if gaps:
+        raise ValueError(
+            f"prompts are filled up on the right, but of {len(lengths)} prompts {len(gaps)}, such as number {gaps[0]}, "
+            "have pad_id before a symbol; move it behind, or leave pad_id out where it is a symbol like others"
+        )
+    if real.shape[1] >= max_len:
         raise ValueError(
             f"max_len counts the prompt too and must leave room for 1 symbol or more, but got max_len={max_len} and "
-            f"prompts of length {longest}; pass a larger max_len or shorter prompts"
+            f"prompts of length {real.shape[1]}; pass a larger max_len or shorter prompts"
         )
 
 
-def _check_context(rows: int, context: Sequence[Tensor], caches: Sequence[Cache]) -> None:
+def _check_context(rows: int, context: Sequence[Tensor]) -> None:
     for tensor in context:
         if len(tensor) != rows:
             raise ValueError(
                 f"the context has a row for each sequence, but got {len(tensor)} rows for {rows} sequences; "
                 "encode as many sources as there are prompts"
             )
+
+
+def _check_caches(predict: Predict, caches: Sequence[Cache]) -> None:
+    held = (predict.keywords.get("caches") if isinstance(predict, partial) else None) or ()
+    unnamed = sum(all(one is not cache for cache in caches) for one in held)
+    if unnamed:
+        raise ValueError(
+            f"what predict remembers with must be named, but it holds {len(held)} caches and {unnamed} of them are not "
+            "among the caches given here; name them twice, as in "
+            "greedy(partial(model, caches=caches), ids, caches=caches)"
+        )
     for cache in caches:
         if cache.length:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lib.attention import KVCache, MultiHeadAttention
+from lib.blocks import EncoderBlock
 from lib.decoding import beam, greedy, keep_top_k, keep_top_p, sample
 from lib.device import generator, seeded
+from lib.transformer import Embedding, LanguageModel
 
 DEVICES = [
     "cpu",
@@ -176,10 +179,11 @@ def test_the_context_comes_row_by_row_also_when_drafts_multiply():
 # ---- Cached equals uncached ------------------------------------------------------------------------------------------
 
 
+@on_each_device
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(seed=st.integers(0, 10**6), width=st.integers(1, 6))
-def test_with_a_cache_the_same_is_written(seed, width):
-    model = Chain(seed)
+def test_with_a_cache_the_same_is_written(seed, width, device):
+    model, starts = Chain(seed, device=device), STARTS.to(device)
     options = dict(eos_id=EOS, pad_id=PAD, max_len=10)
     for decode in (
         greedy,
@@ -188,7 +192,7 @@ def test_with_a_cache_the_same_is_written(seed, width):
         lambda *args, **more: beam(*args, width=width, **more).log_probabilities,
     ):
         memory = Remembering(model)
-        assert torch.equal(decode(memory, STARTS, caches=[memory], **options), decode(model, STARTS, **options))
+        assert torch.equal(decode(memory, starts, caches=[memory], **options), decode(model, starts, **options))
 
 
 def test_with_a_cache_only_new_symbols_are_read():
@@ -310,6 +314,18 @@ def test_draws_repeat_with_the_seed_and_differ_without_it():
     assert one.shape != other.shape or not torch.equal(one, other)
 
 
+@on_each_device
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "top_k": 3}, {"top_p": 0.8}], ids=str)
+def test_every_device_draws_the_same_with_a_generator_of_the_cpu(options, device):
+    options |= dict(eos_id=EOS, pad_id=PAD, max_len=20)
+    here = sample(Chain(scale=0.5), STARTS, generator=generator(3), **options)
+    there = sample(Chain(scale=0.5, device=device), STARTS.to(device), generator=generator(3), **options)
+    assert torch.equal(here, there.cpu())
+    if device != "cpu":
+        own = torch.Generator(device).manual_seed(3)
+        assert sample(Chain(device=device), STARTS.to(device), generator=own, **options).device.type == device
+
+
 def test_the_global_random_numbers_have_no_say_and_stay_where_they_are():
     state = torch.get_rng_state()
     sample(Chain(), STARTS, eos_id=EOS, max_len=9, generator=generator(0))
@@ -335,22 +351,30 @@ def test_a_low_temperature_is_greedy_decoding():
 # ---- Beam search -----------------------------------------------------------------------------------------------------
 
 
+@on_each_device
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(seed=st.integers(0, 10**6), penalty=st.sampled_from([0.0, 0.5, 1.0]))
-def test_a_beam_of_width_1_is_greedy_decoding(seed, penalty):
-    options = dict(eos_id=EOS, pad_id=PAD, max_len=9)
-    found = beam(Chain(seed), STARTS, width=1, length_penalty=penalty, **options)
-    assert torch.equal(found.ids[:, 0], greedy(Chain(seed), STARTS, **options))
+def test_a_beam_of_width_1_is_greedy_decoding(seed, penalty, device):
+    model, starts, options = Chain(seed, device=device), STARTS.to(device), dict(eos_id=EOS, pad_id=PAD, max_len=9)
+    found = beam(model, starts, width=1, length_penalty=penalty, **options)
+    assert torch.equal(found.ids[:, 0], greedy(model, starts, **options))
 
 
+@on_each_device
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_a_beam_that_is_wide_enough_finds_the_best_of_all_sequences(seed, penalty):
-    model = Chain(seed)
-    _, scored = best_by_trying_all(model, BOS, max_len=4)
+def test_a_beam_that_is_wide_enough_finds_the_best_of_all_sequences(seed, penalty, device):
+    model = Chain(seed, device=device)
+    _, scored = best_by_trying_all(Chain(seed), BOS, max_len=4)
     expected = sorted(((log / len(rest) ** penalty, log, rest) for log, rest in scored), reverse=True)
     found = beam(
-        model, prompts([BOS]), width=len(scored) + 3, eos_id=EOS, pad_id=PAD, max_len=4, length_penalty=penalty
+        model,
+        prompts([BOS], device=device),
+        width=len(scored) + 3,
+        eos_id=EOS,
+        pad_id=PAD,
+        max_len=4,
+        length_penalty=penalty,
     )
     for place, (_, log, rest) in enumerate(expected):
         assert found.ids[0, place].tolist() == [BOS, *rest] + [PAD] * (3 - len(rest))
@@ -370,11 +394,12 @@ def test_there_is_a_model_that_misleads_greedy_decoding_but_not_a_beam_of_two():
     assert beam(model, prompts([BOS]), width=2, **options).ids[0, 0].tolist() == [BOS, 2, EOS]
 
 
+@on_each_device
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(seed=st.integers(0, 10**6), width=st.integers(1, 8))
-def test_the_log_probability_of_a_beam_is_that_of_its_sequence_and_the_best_comes_first(seed, width):
-    model = Chain(seed)
-    found = beam(model, STARTS, width=width, eos_id=EOS, pad_id=PAD, max_len=6)
+def test_the_log_probability_of_a_beam_is_that_of_its_sequence_and_the_best_comes_first(seed, width, device):
+    model = Chain(seed, device=device)
+    found = beam(model, STARTS.to(device), width=width, eos_id=EOS, pad_id=PAD, max_len=6)
     for rows, logs in zip(found.ids, found.log_probabilities.tolist(), strict=True):
         assert logs == sorted(logs, reverse=True)
         assert len({tuple(row.tolist()) for row, log in zip(rows, logs, strict=True) if log > -math.inf}) == len(
@@ -441,6 +466,16 @@ greedily = dict(eos_id=EOS, max_len=5)
         (prompts([BOS]), {"eos_id": 5}, "eos_id must be one of the model's ids, 0 to 4, but is 5"),
         (prompts([BOS]), {"pad_id": -1}, "pad_id must be one of the model's ids, 0 to 4, but is -1"),
         (prompts([BOS]), {"context": [torch.zeros(2)]}, "got 2 rows for 1 sequences; encode as many"),
+        (
+            prompts([BOS, 1], [PAD, 1], [BOS, PAD]),
+            {"pad_id": PAD},
+            "of 3 prompts 1, such as number 1, have pad_id before a symbol; move",
+        ),
+        (
+            prompts([BOS, PAD, 1], [PAD, PAD, 1]),
+            {"pad_id": PAD},
+            "of 2 prompts 2, such as number 0, have pad_id before a symbol; move",
+        ),
     ],
 )
 def test_what_cannot_be_continued_is_refused(given, options, message):
@@ -455,6 +490,77 @@ def test_a_cache_that_remembers_something_else_is_refused():
         greedy(memory, STARTS, caches=[memory], **greedily)
 
 
+DECODERS = {
+    "greedy": greedy,
+    "sample": lambda *args, **more: sample(*args, generator=generator(0), **more),
+    "beam": lambda *args, **more: beam(*args, width=2, **more),
+}
+every_decoder = pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS)
+
+
+@every_decoder
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 3)], ids=str)
+def test_prompts_of_another_number_of_axes_are_refused(decode, shape, without_shape_checks):
+    with pytest.raises(ValueError, match=r"two axes, \(batch, prompt\), but got the shape \(.*; for a single prompt"):
+        decode(Chain(), torch.ones(shape, dtype=torch.long), **greedily)
+
+
+@every_decoder
+@pytest.mark.parametrize(
+    ("poison", "said"),
+    [([math.nan] * VOCAB, "nan"), ([0.0, math.nan, 0.0, 0.0, 0.0], "nan"), ([-math.inf] * VOCAB, "-inf")],
+    ids=["all NaN", "one NaN", "all forbidden"],
+)
+def test_logits_that_leave_no_symbol_are_refused_where_they_appear(decode, poison, said):
+    model = Chain()
+    model.table[..., 0] = 9.0  # never ends, and always writes 0
+    options = dict(eos_id=EOS, max_len=7)
+
+    def breaking(ids):
+        logits = model(ids).clone()
+        if ids.shape[1] == 3:
+            logits[-1, -1] = torch.tensor(poison, dtype=logits.dtype)
+        return logits
+
+    with pytest.raises(ValueError, match=rf"at position 3 that of row \d is {said}, as in 1 of \d rows; look with"):
+        decode(breaking, STARTS, **options)
+
+
+@every_decoder
+def test_what_a_model_says_where_a_sequence_has_ended_does_not_matter(decode):
+    model = Chain()
+    model.table[:, 1, :], model.table[:, 1, EOS] = -math.inf, 0.0  # 1 is always followed by the end
+
+    def breaking(ids):
+        logits = model(ids).clone()
+        logits[:, -1] = torch.where((ids == EOS).any(dim=1, keepdim=True), math.nan, logits[:, -1])
+        return logits
+
+    options = dict(eos_id=EOS, pad_id=PAD, max_len=7)
+    for found, expected in zip(decode(breaking, STARTS, **options), decode(model, STARTS, **options), strict=True):
+        assert torch.equal(found, expected)
+
+
+def small_model():
+    with seeded(0):
+        return LanguageModel(Embedding(VOCAB, 8), [EncoderBlock(8, 2, 16)]).double().eval()
+
+
+@every_decoder
+def test_a_cache_that_is_named_in_one_place_only_is_refused(decode):
+    model = small_model()
+    with pytest.raises(ValueError, match=r"after 1 symbols the first one has length=0; name the same caches twice"):
+        decode(model, STARTS, caches=model.new_caches(), **greedily)
+    holding = partial(model, caches=model.new_caches())
+    for named in ([], model.new_caches()):
+        with pytest.raises(ValueError, match=r"it holds 1 caches and 1 of them are not among .*; name them twice"):
+            decode(holding, STARTS, caches=named, **greedily)
+    caches = model.new_caches()
+    with_cache = decode(partial(model, caches=caches), STARTS, caches=caches, **greedily)
+    for quick, slow in zip(with_cache, decode(model, STARTS, **greedily), strict=True):
+        torch.testing.assert_close(quick, slow, rtol=0, atol=1e-12)
+
+
 def test_a_model_that_forgets_the_drafts_is_told_to_use_the_context():
     with pytest.raises(ValueError, match=r"for 4 sequences, but returned the shape \(2, 1, 5\); pass what differs"):
         beam(lambda ids: torch.zeros(2, 1, VOCAB), STARTS[:2], width=2, eos_id=EOS, max_len=5)
@@ -462,9 +568,9 @@ def test_a_model_that_forgets_the_drafts_is_told_to_use_the_context():
         greedy(lambda ids: torch.zeros(2, VOCAB), STARTS[:2], **greedily)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
-    with pytest.raises(ValueError, match=f"a temperature above 0, but got {temperature}; for 0, use greedy"):
+    with pytest.raises(ValueError, match=f"a finite temperature above 0, but got {temperature}; for 0, use greedy"):
         sample(Chain(), STARTS, generator=generator(0), temperature=temperature, **greedily)
 
 
@@ -476,10 +582,10 @@ def test_k_out_of_range_is_refused(k):
 
 @pytest.mark.parametrize("p", [0.0, -0.1, 1.1, math.nan])
 def test_p_out_of_range_is_refused(p):
-    with pytest.raises(ValueError, match=f"above 0 and at most 1, but got p={p}"):
+    with pytest.raises(ValueError, match=f"above 0 and at most 1, but got p={p}; 0.9 is usual"):
         sample(Chain(), STARTS, generator=generator(0), top_p=p, **greedily)
 
 
 def test_a_beam_without_width_is_refused():
-    with pytest.raises(ValueError, match="1 or more drafts, but got width=0"):
+    with pytest.raises(ValueError, match="1 or more drafts, but got width=0; 4 or 5 are usual"):
         beam(Chain(), STARTS, width=0, **greedily)
