@@ -24,7 +24,10 @@ def sinusoids(seq_len: int, d_model: int, *, base: float = 10000.0) -> Float[Ten
     """
     _check_even("d_model", d_model)
     if seq_len < 0 or base <= 0:
-        raise ValueError(f"a table has 0 rows or more and a base above 0, but got seq_len={seq_len}, base={base}")
+        raise ValueError(
+            f"a table has 0 rows or more and a base above 0, but got seq_len={seq_len}, base={base}; give the length "
+            "of the longest sentence, and 10000, which is usual"
+        )
     angles = _angles(seq_len, d_model, base)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
@@ -37,8 +40,8 @@ class Sinusoidal(nn.Module):
     It has no parameters, and nothing of it is in the state dict.
 
     Shape: x (..., seq, d_model) -> the same; each token alone, knowing its place.
-    Raises: ValueError if max_len is below 1, d_model is odd or below 2, x is not d_model wide, or positions lie outside
-        0 to max_len - 1.
+    Raises: ValueError if max_len is below 1, d_model is odd or below 2, x is not d_model wide or not of floating-point
+        numbers, or positions lie outside 0 to max_len - 1.
     Source: Vaswani et al. 2017, section 3.5. PyTorch has no counterpart.
     """
 
@@ -61,11 +64,17 @@ class Sinusoidal(nn.Module):
         """
         return f"{self.d_model}, {self.max_len}"
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_tables": {}}  # copies and files do without: it is computed again where it is needed
+
     def _table(self, x: Tensor) -> Tensor:
         """Return the table where and as x is; no buffer, since `half()` and then `double()` would leave it rounded."""
-        if (x.dtype, x.device) not in self._tables:
-            self._tables[x.dtype, x.device] = sinusoids(self.max_len, self.d_model).to(x.device, x.dtype)
-        return self._tables[x.dtype, x.device]
+        kept = self._tables.get((x.dtype, x.device)) if _is_real(x) else None
+        if kept is None:
+            kept = sinusoids(self.max_len, self.d_model).to(x.device, x.dtype)
+            if _is_real(kept):
+                self._tables[x.dtype, x.device] = kept
+        return kept
 
 
 class Learned(nn.Module):
@@ -76,7 +85,8 @@ class Learned(nn.Module):
     Positions that never occurred in training have learned nothing, and beyond max_len there are none.
 
     Shape: x (..., seq, d_model) -> the same; each token alone, knowing its place.
-    Raises: ValueError if a size is below 1, x is not d_model wide, or positions lie outside 0 to max_len - 1.
+    Raises: ValueError if a size is below 1, x is not d_model wide or not of floating-point numbers, or positions lie
+        outside 0 to max_len - 1.
     Source: Gehring et al. 2017, "Convolutional Sequence to Sequence Learning", section 3.1; Devlin et al. 2019. The
         weight of a `torch.nn.Embedding(max_len, d_model)` under that name, which starts with a standard deviation of
         0.02, as in BERT and GPT-2, where PyTorch's starts with 1.
@@ -86,7 +96,10 @@ class Learned(nn.Module):
         super().__init__()
         _check_room(max_len)
         if d_model < 1:
-            raise ValueError(f"d_model counts features and must be 1 or more, but got d_model={d_model}")
+            raise ValueError(
+                f"d_model counts features and must be 1 or more, but got d_model={d_model}; give "
+                "the width of the vectors that positions are added to"
+            )
         self.weight = nn.Parameter(torch.empty(max_len, d_model).normal_(std=0.02))
 
     def forward(self, x: Float[Tensor, "*batch seq d_model"], offset: int = 0) -> Float[Tensor, "*batch seq d_model"]:
@@ -114,13 +127,20 @@ def rotate(
     Lengths stay as they are, and so does the product of two vectors that are turned alike.
 
     Shape: (..., seq, d_head), (seq, d_head / 2) twice -> (..., seq, d_head); the two features of a pair mix.
-    Raises: ValueError if x does not have twice as many features as there are angles.
+    Raises: ValueError if x does not have twice as many features as a token has angles, or cos and sin do not have a row
+        for each token.
     Source: Su et al. 2021, "RoFormer", equation 34.
     """
     if x.shape[-1] != 2 * cos.shape[-1]:
         raise ValueError(
             f"each angle turns a pair of features, but got {cos.shape[-1]} angles for d_head={x.shape[-1]} features; "
             f"give {2 * cos.shape[-1]} features"
+        )
+    if not cos.shape == sin.shape == (*x.shape[-2:-1], cos.shape[-1]):
+        raise ValueError(
+            f"each token is turned by angles of its own, but got cos of the shape {tuple(cos.shape)} and sin of the "
+            f"shape {tuple(sin.shape)} for x of the shape {tuple(x.shape)}; give both one row for each "
+            "token of a sentence"
         )
     a, b = x.unflatten(-1, (-1, 2)).unbind(dim=-1)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
@@ -136,7 +156,8 @@ class Rotary(nn.Module):
     Rotary serves all layers. It has no parameters, and nothing of it is in the state dict.
 
     Shape: x (..., seq, d_head) -> the same; the two features of a pair mix, each token alone, knowing its place.
-    Raises: ValueError if d_head is odd or below 2, base is not above 0, x is not d_head wide, or offset is negative.
+    Raises: ValueError if d_head is odd or below 2, base is not above 0, x is not d_head wide or not of floating-point
+        numbers, or offset is negative.
     Source: Su et al. 2021, "RoFormer", section 3.2.2 and equation 34: the pairs are neighbours, 0 and 1, 2 and 3, as
         there and in GPT-J. GPT-NeoX and the transformers library's Llama pair feature i with i + d_head / 2: the same
         up to the order of the rows of w_q and w_k, so their weights need those rows moved. PyTorch has no counterpart.
@@ -163,19 +184,28 @@ class Rotary(nn.Module):
         """
         return f"{self.d_head}, base={self.base}"
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_tables": {}}  # copies and files do without: it is computed again where it is needed
+
     def _table(self, x: Tensor, end: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines for `end` positions or more, where and as x is; computed in float64, kept, doubled.
 
         No buffers, which `half()` would round: at position 1000 a frequency in bfloat16 is off by whole turns.
         """
-        kept = self._tables.get((x.dtype, x.device))
+        kept = self._tables.get((x.dtype, x.device)) if _is_real(x) else None
         if kept is None or len(kept[0]) < end:
             room = end if kept is None else max(end, 2 * len(kept[0]))
             with torch.inference_mode(False):  # what is made in inference mode can never take part in training
                 angles = _angles(room, self.d_head, self.base)
                 kept = angles.cos().to(x.device, x.dtype), angles.sin().to(x.device, x.dtype)
-            self._tables[x.dtype, x.device] = kept
+            if _is_real(kept[0]):
+                self._tables[x.dtype, x.device] = kept
         return kept
+
+
+def _is_real(x: Tensor) -> bool:
+    """Tell numbers from the shapes without numbers that a FakeTensorMode passes through, and that must not stay."""
+    return type(x) in (Tensor, nn.Parameter)
 
 
 def _angles(seq_len: int, width: int, base: float) -> Tensor:
@@ -194,7 +224,10 @@ def _check_even(name: str, width: int) -> None:
 
 def _check_room(max_len: int) -> None:
     if max_len < 1:
-        raise ValueError(f"a table of positions has 1 row or more, but got max_len={max_len}")
+        raise ValueError(
+            f"a table of positions has 1 row or more, but got max_len={max_len}; give the length of the longest "
+            "sentence"
+        )
 
 
 def _end(x: Tensor, width: int, offset: int, max_len: int | None) -> int:
@@ -203,6 +236,11 @@ def _end(x: Tensor, width: int, offset: int, max_len: int | None) -> int:
         raise ValueError(
             f"positions are for (..., seq, {width}), but x has the shape {tuple(x.shape)}; put the features last, "
             "the tokens before them, or make the module with the width that x has"
+        )
+    if not x.is_floating_point():
+        raise ValueError(
+            f"positions lie between whole numbers, so x must be floating-point numbers, but it is {x.dtype} of the "
+            f"shape {tuple(x.shape)}; pass the vectors of an embedding, not ids, or x.float()"
         )
     end = offset + x.shape[-2]
     if offset < 0 or (max_len is not None and end > max_len):

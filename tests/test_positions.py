@@ -1,13 +1,16 @@
 """Positions arrive exactly, in every precision, and rotary scores know nothing but the distance."""
 
 import copy
+import io
 import math
+import pickle
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from lib.attention import KVCache, MultiHeadAttention, attention_weights
@@ -287,6 +290,44 @@ def test_positions_can_be_made_without_memory_and_print_their_sizes(make_positio
     assert repr(module) in ("Sinusoidal(6, 20)", "Learned(6, 20)", "Rotary(6, base=10000.0)")
 
 
+def through_a_file(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES = {
+    "torch.save": through_a_file,
+    "pickle": lambda module: pickle.loads(pickle.dumps(module)),
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("kind", [lambda: Sinusoidal(64, 5000), lambda: Rotary(64)], ids=["sinusoidal", "rotary"])
+def test_a_copied_or_saved_module_leaves_its_tables_behind_and_computes_the_same(kind, copied):
+    module, x = kind(), tokens(5000, 64)
+    before = len(pickle.dumps(module))
+    y = module(x)
+    with torch.device("meta"):
+        module(torch.empty(3, 64))  # a device that a file's reader may not have
+    assert len(pickle.dumps(module)) == before < 3000
+    again = copied(module)
+    assert module._tables.keys() == {(torch.float64, x.device), (torch.float32, torch.device("meta"))}
+    assert again._tables == {}
+    assert torch.equal(again(x), y)
+
+
+@pytest.mark.parametrize("make_positions", [POSITIONS["sinusoidal"], POSITIONS["rotary"]])
+def test_a_pass_without_numbers_takes_no_table_and_leaves_none(make_positions, without_shape_checks):
+    module, x = make_positions(), tokens(2, 9, 6)
+    for _ in range(2):  # before there is a table, and after
+        with FakeTensorMode() as mode:
+            assert module(mode.from_tensor(x)).shape == x.shape
+        assert torch.equal(module(x), make_positions()(x))
+
+
 # ---- What is refused -------------------------------------------------------------------------------------------------
 
 
@@ -300,17 +341,17 @@ def test_an_odd_width_is_refused(width, remedy):
 @pytest.mark.parametrize("max_len", [0, -1])
 def test_a_table_without_rows_is_refused(max_len):
     for kind in (Sinusoidal, Learned):
-        with pytest.raises(ValueError, match=f"1 row or more, but got max_len={max_len}"):
+        with pytest.raises(ValueError, match=f"1 row or more, but got max_len={max_len}; give the length of"):
             kind(6, max_len)
 
 
 def test_learned_positions_without_features_are_refused():
-    with pytest.raises(ValueError, match="must be 1 or more, but got d_model=0"):
+    with pytest.raises(ValueError, match="must be 1 or more, but got d_model=0; give the width"):
         Learned(0, 5)
 
 
 def test_a_table_of_a_negative_length_or_base_is_refused():
-    with pytest.raises(ValueError, match=r"but got seq_len=-1, base=10000\.0"):
+    with pytest.raises(ValueError, match=r"but got seq_len=-1, base=10000\.0; give the length"):
         sinusoids(-1, 6)
     with pytest.raises(ValueError, match=r"but got seq_len=5, base=0\.0"):
         sinusoids(5, 6, base=0.0)
@@ -341,3 +382,19 @@ def test_rotary_positions_have_no_end_but_a_beginning():
 def test_angles_for_other_features_are_refused(without_shape_checks):
     with pytest.raises(ValueError, match="got 3 angles for d_head=4 features; give 6 features"):
         rotate(tokens(5, 4), tokens(5, 3), tokens(5, 3))
+
+
+@pytest.mark.parametrize("angles", [(4, 2), (1, 2), (2, 5, 2), (2,)], ids=lambda shape: f"{shape}")
+def test_angles_for_another_number_of_tokens_are_refused(angles, without_shape_checks):
+    cos, sin = tokens(*angles), tokens(5, 2)
+    with pytest.raises(ValueError, match=r"cos of the shape \(.*\) and sin of the shape \(5, 2\) for x .*; give both"):
+        rotate(tokens(2, 5, 4), cos, sin)
+    with pytest.raises(ValueError, match="each token is turned by angles of its own"):
+        rotate(tokens(2, 5, 4), sin, cos)
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=["whole", "boolean"])
+def test_tokens_that_are_no_floating_point_numbers_are_refused(make_positions, dtype, without_shape_checks):
+    with pytest.raises(ValueError, match=rf"but it is {dtype} of the shape \(2, 9, 6\); pass the vectors"):
+        make(make_positions)(torch.ones(2, 9, 6, dtype=dtype))
