@@ -32,9 +32,11 @@ def attention_weights(
 
     Args: scale: None stands for 1 / sqrt(d_k), which gives the scores of random queries and keys variance 1.
     Shape: (..., query, d_k), (..., key, d_k) -> (..., query, key); each query alone, over all keys.
-    Raises: ValueError if query and key differ in width, or the mask is not boolean or does not fit the scores.
+    Raises: ValueError if query and key differ in width or in the axes before the tokens, or the mask is not boolean or
+        does not fit the scores.
     Source: Vaswani et al. 2017, section 3.2.1, equation 1, without the values.
     """
+    _check_batch(query, key, "keys")
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
             f"queries are compared with keys of their own width, but got d_k={query.shape[-1]} for the queries and "
@@ -62,10 +64,17 @@ def scaled_dot_product_attention(
     A query with nothing to attend to gets zeros.
 
     Shape: (..., query, d_k), (..., key, d_k), (..., key, d_v) -> (..., query, d_v); tokens mix, and of the features
-        only those of query with those of key.
-    Raises: ValueError if query and key differ in width, or the mask is not boolean or does not fit the scores.
+        only those of query with those of key. Any axis may be empty: without keys y is 0.
+    Raises: ValueError if query and key differ in width, the three in the axes before the tokens, key and value in the
+        number of tokens, or the mask is not boolean or does not fit the scores.
     Source: Vaswani et al. 2017, section 3.2.1, equation 1; `torch.nn.functional.scaled_dot_product_attention`.
     """
+    _check_batch(query, value, "values")
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(
+            f"each key has one value, but got {key.shape[-2]} keys and {value.shape[-2]} values; make both from the "
+            "same tokens"
+        )
     return attention_weights(query, key, mask) @ value
 
 
@@ -164,7 +173,8 @@ class MultiHeadAttention(nn.Module):
 
     The fused kernel computes it without ever forming the weights. While somebody records `weights_dropout`, the
     explicit formula runs in its place, on the same queries, keys, values and mask, and
-    `record(model, "weights_dropout")` sees the weights that were used, (batch, head, query, key), after dropout.
+    `record(model, "weights_dropout")` sees the weights that were used, (batch, head, query, key), after dropout. Second
+    derivatives need the same: the fused kernel has none on the CPU and raises a RuntimeError, the formula has them.
 
     Args: n_kv_heads: how many heads of keys and values there are, each shared by n_heads / n_kv_heads heads of queries:
         n_heads (None) is multi-head, fewer is grouped-query, 1 is multi-query attention. d_head: None stands for
@@ -179,7 +189,8 @@ class MultiHeadAttention(nn.Module):
         `torch.nn.MultiheadAttention` with batch_first=True, whose in_proj_weight is w_q, w_k and w_v in one, and whose
         boolean masks mean the opposite. Weights start like those of any `torch.nn.Linear`; PyTorch's start
         Xavier-uniform, with biases of 0. A query with nothing to attend to gets zeros from every head, and so the bias
-        of w_o.
+        of w_o. Query, key and value have one width here: PyTorch's kdim and vdim have no counterpart, since in a
+        Transformer all three are tokens of the same model.
     """
 
     def __init__(
@@ -194,6 +205,7 @@ class MultiHeadAttention(nn.Module):
         rotary: Callable[..., Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.d_model = d_model  # kept, so that w_q may be replaced by any other module
         self.n_heads, self.n_kv_heads = n_heads, n_heads if n_kv_heads is None else n_kv_heads
         _check_heads(d_model, n_heads, self.n_kv_heads, d_head)
         self.d_head = d_model // n_heads if d_head is None else d_head
@@ -291,25 +303,33 @@ class MultiHeadAttention(nn.Module):
         return self.weights_dropout(attention_weights(queries, keys, mask)) @ values
 
     def _check_inputs(self, query: Tensor, key: Tensor, value: Tensor, is_causal: bool) -> None:
-        d_model = self.w_q.in_features
         for x in (query,) if key is query is value else (query, key, value):
-            if x.ndim != 3 or x.shape[-1] != d_model:
+            if x.ndim != 3 or x.shape[-1] != self.d_model:
                 raise ValueError(
-                    f"attention takes (batch, seq, d_model={d_model}), but got the shape {tuple(x.shape)}; put the "
-                    "batch first and the features last, and write x[None] for a single sentence"
+                    f"attention takes (batch, seq, d_model={self.d_model}), but got the shape {tuple(x.shape)}; put "
+                    "the batch first and the features last, and write x[None] for a single sentence"
                 )
         fits = key.shape[0] == query.shape[0] and key.shape[:2] == value.shape[:2]
         if not fits or query.numel() == 0 or key.numel() == 0:
             raise ValueError(
                 "attention takes 1 sentence or more, as many of queries as of keys, in each 1 query or more, 1 key or "
-                "more, and a value for every key, but got the "
-                f"shapes {tuple(query.shape)} for query, {tuple(key.shape)} for key and {tuple(value.shape)} for value"
+                "more, and a value for every key, but got "
+                f"the shapes {tuple(query.shape)} for query, {tuple(key.shape)} for key and {tuple(value.shape)} for "
+                "value; leave out what is empty, and write key.expand(len(query), -1, -1) for a memory that all share"
             )
         if is_causal and key is not query and key.shape[1] != query.shape[1]:
             raise ValueError(
                 "a causal mask compares places in one sequence, but here are "
                 f"{query.shape[1]} queries and {key.shape[1]} keys; leave is_causal out in cross-attention"
             )
+
+
+def _check_batch(query: Tensor, other: Tensor, name: str) -> None:
+    if query.ndim < 2 or other.ndim < 2 or query.shape[:-2] != other.shape[:-2]:
+        raise ValueError(
+            f"queries and {name} are tokens by features, (..., seq, d), with the same axes before them, but got the "
+            f"shapes {tuple(query.shape)} and {tuple(other.shape)}; write x[None] and x.expand for what all share"
+        )
 
 
 def _causal(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
@@ -321,7 +341,7 @@ def _check_heads(d_model: int, n_heads: int, n_kv_heads: int, d_head: int | None
     if min(d_model, n_heads, n_kv_heads, 1 if d_head is None else d_head) < 1:
         raise ValueError(
             f"sizes count features and heads and must be 1 or more, but got d_model={d_model}, n_heads={n_heads}, "
-            f"n_kv_heads={n_kv_heads}, d_head={d_head}"
+            f"n_kv_heads={n_kv_heads}, d_head={d_head}; leave out n_kv_heads and d_head for plain multi-head attention"
         )
     if d_head is None and d_model % n_heads:
         raise ValueError(

@@ -1,6 +1,8 @@
 """Attention is PyTorch's, lets nobody look where the mask says no, and shows the weights that it used."""
 
 import math
+import re
+from functools import partial
 
 import pytest
 import torch
@@ -79,6 +81,15 @@ def test_the_formula_takes_any_axes_before_the_tokens(shape):
     mask = torch.ones(4, 5, dtype=torch.bool).tril()
     expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     exactly(scaled_dot_product_attention(query, key, value, mask), expected)
+
+
+@pytest.mark.parametrize(
+    ("batch", "n_queries", "n_keys"), [(0, 4, 5), (2, 0, 5), (2, 4, 0)], ids=["batch", "queries", "keys"]
+)
+def test_the_formula_of_nothing_is_nothing_or_zero(batch, n_queries, n_keys):
+    inputs = tokens(batch, n_queries, 8), tokens(batch, n_keys, 8), tokens(batch, n_keys, 3)
+    assert torch.equal(scaled_dot_product_attention(*inputs), torch.zeros(batch, n_queries, 3).double())
+    assert torch.equal(F.scaled_dot_product_attention(*inputs), torch.zeros(batch, n_queries, 3).double())
 
 
 @settled
@@ -626,6 +637,39 @@ def test_a_copy_from_the_state_dict_computes_the_same():
     assert list(module.state_dict()) == [f"w_{p}.{kind}" for p in "qkvo" for kind in ("weight", "bias")]
 
 
+class LowRank(nn.Module):
+    """A layer with a correction of rank 1 beside it, as LoRA puts one in the place of a matrix."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.down, self.up = nn.Linear(8, 1, bias=False).double(), nn.Linear(1, 8, bias=False).double()
+
+    def forward(self, x):
+        return self.layer(x) + self.up(self.down(x))
+
+
+def test_each_of_its_matrices_can_be_replaced_by_another_module():
+    module, x = make(8, 2), tokens(2, 5, 8)
+    merged = make(8, 2)
+    for name in ("w_q", "w_k", "w_v", "w_o"):
+        low = LowRank(getattr(module, name))
+        setattr(module, name, low)
+        with torch.no_grad():
+            getattr(merged, name).weight += low.up.weight @ low.down.weight
+    exactly(module(x), merged(x))
+    assert module.d_model == 8
+
+
+def test_while_the_weights_are_recorded_there_are_second_derivatives():
+    module, x = make(4, 2), tokens(1, 3, 4).requires_grad_()
+    with record(module, "weights_dropout"):
+        assert torch.autograd.gradgradcheck(partial(module, is_causal=True), x)
+    (gradient,) = torch.autograd.grad(weighted(module(x)), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="is not implemented"):  # should it come, the docstring has to change
+        gradient.sum().backward()
+
+
 def test_it_prints_its_heads():
     assert "n_heads=4, n_kv_heads=2, d_head=3" in repr(MultiHeadAttention(8, 4, n_kv_heads=2, d_head=3))
 
@@ -642,7 +686,7 @@ def test_sizes_below_one_are_refused(d_model, n_heads):
 @pytest.mark.parametrize("option", [{"n_kv_heads": 0}, {"d_head": 0}, {"d_head": -3}], ids=str)
 def test_options_below_one_are_refused(option):
     ((name, size),) = option.items()
-    with pytest.raises(ValueError, match=f"must be 1 or more, but got .*{name}={size}"):
+    with pytest.raises(ValueError, match=f"must be 1 or more, but got .*{name}={size}.*; leave out"):
         MultiHeadAttention(8, 2, **option)
 
 
@@ -703,6 +747,19 @@ def test_a_mask_of_another_type_or_shape_is_refused(mask, without_shape_checks):
 def test_queries_and_keys_of_different_width_are_refused(without_shape_checks):
     with pytest.raises(ValueError, match="but got d_k=4 for the queries and d_k=6 for the keys; project"):
         scaled_dot_product_attention(tokens(3, 4), tokens(5, 6), tokens(5, 6))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 5, 6), (1, 5, 6), (6,)], ids=lambda shape: f"{shape}")
+def test_values_that_do_not_go_with_the_keys_are_refused(shape, without_shape_checks):
+    message = rf"got 5 keys and 4 values; make both|shapes \(3, 4\) and {re.escape(str(shape))}; write"
+    with pytest.raises(ValueError, match=message):
+        scaled_dot_product_attention(tokens(3, 4), tokens(5, 4), tokens(*shape))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (1, 5, 4), (5, 4), (4,)], ids=lambda shape: f"{shape}")
+def test_keys_of_another_batch_than_the_queries_are_refused(shape, without_shape_checks):
+    with pytest.raises(ValueError, match=rf"shapes \(2, 3, 4\) and {re.escape(str(shape))}; write x\[None\]"):
+        attention_weights(tokens(2, 3, 4), tokens(*shape))
 
 
 def test_a_causal_mask_between_two_sequences_is_refused():
