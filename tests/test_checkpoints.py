@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -117,12 +118,13 @@ def test_a_run_that_breaks_off_goes_on_after_the_last_step_that_was_kept(path, a
     same(fresh.state_dict(), whole.state_dict())
 
 
-def test_stopping_after_every_single_step_changes_nothing(path):
-    whole, fresh = network(), None
-    expected, _ = run(whole, batches())
+@pytest.mark.parametrize("device", DEVICES)
+def test_stopping_after_every_single_step_changes_nothing(path, device):
+    whole, fresh = network(device), None
+    expected, _ = run(whole, batches(device=device))
     for n in range(1, 13):
-        fresh = network()
-        assert run(fresh, batches(n), path)[0] == expected[:n]
+        fresh = network(device)
+        assert run(fresh, batches(n, device), path)[0] == expected[:n]
     same(fresh.state_dict(), whole.state_dict())
 
 
@@ -138,10 +140,21 @@ def test_a_run_that_is_complete_is_loaded_and_takes_no_step(path):
     same(fresh.state_dict(), read_checkpoint(path)["model"])
 
 
-def test_keeping_a_run_changes_nothing_in_it(path):
-    one, other = network(), network()
-    assert run(one, batches(), path)[0] == run(other, batches())[0]
+@pytest.mark.parametrize("device", DEVICES)
+def test_keeping_a_run_changes_nothing_in_it(path, device):
+    one, other = network(device), network(device)
+    assert run(one, batches(device=device), path)[0] == run(other, batches(device=device))[0]
     same(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("number", [np.float64, torch.tensor, np.float32])
+def test_rates_of_any_kind_of_number_can_be_kept(path, number, without_shape_checks):
+    expected = train(network(), squared, batches(4), lr=0.5, schedule=lambda step: 0.25, progress=False)
+    options = dict(lr=number(0.5), schedule=lambda step: number(0.25), progress=False)
+    losses = train(network(), squared, batches(2), checkpoint=path, **options)
+    losses = train(network(), squared, batches(4), checkpoint=path, **options)
+    assert len(losses) == len(expected)
+    assert {type(group["lr"]) for group in read_checkpoint(path)["optimizer"]["param_groups"]} == {float}
 
 
 def test_the_file_is_one_of_torch_that_others_can_read(finished):
@@ -268,7 +281,7 @@ def test_fewer_batches_than_steps_are_refused(finished):
 
 
 def test_no_steps_between_checkpoints_is_refused(path):
-    with pytest.raises(ValueError, match="every 1 or more steps, but got checkpoint_every=0"):
+    with pytest.raises(ValueError, match="every 1 or more steps, but got checkpoint_every=0; pass 1"):
         run(network(), batches(), path, every=0)
 
 
@@ -406,6 +419,87 @@ def test_processes_under_torchrun_have_the_losses_of_one_with_the_same_batches(t
     assert max(abs(a - b) for a, b in zip(one["weights"], first["weights"], strict=True)) < 1e-4
     assert one["losses"][0] > one["losses"][19]
     assert one["rows"] == sum(process["rows"] for process in (first, *others)) == 20 * 7  # no row was computed twice
+
+
+TRANSFORMER = """
+import json, os, sys
+import torch
+from torch import nn
+from lib.blocks import DecoderBlock, EncoderBlock
+from lib.device import generator, seeded
+from lib.norms import LayerNorm
+from lib.positions import Sinusoidal
+from lib.residual import PreNorm
+from lib.tasks import Numbers, reverse, task_batches
+from lib.training import sequence_loss, shift_right, train, warmup_schedule
+from lib.transformer import Decoder, Embedding, Encoder, Transformer
+
+numbers = Numbers(9)
+
+def make():
+    def stack(room, block):
+        embedding = Embedding(len(numbers), 16, Sinusoidal(16, 12))
+        return room(embedding, [block(16, 2, 32, residual=PreNorm) for _ in range(2)], LayerNorm(16))
+    with seeded(0):
+        return Transformer(stack(Encoder, EncoderBlock), stack(Decoder, DecoderBlock), pad_id=numbers.pad_id)
+
+def teach(model, src_ids, tgt_ids):
+    logits = model(src_ids, shift_right(tgt_ids, numbers.bos_id))
+    return sequence_loss(logits, tgt_ids, numbers.pad_id, label_smoothing=0.1)
+
+def batches(n):
+    return task_batches(reverse, numbers, max_length=8, batch_size=7, n_batches=n, generator=generator(1))
+
+options = dict(lr=0.002, schedule=warmup_schedule(5), clip=1.0)
+padding = [float((tgt_ids == numbers.pad_id).float().mean()) for _, tgt_ids in batches(20)]
+kept, whole, resumed = sys.argv[1] + "/model.pt", make(), make()
+losses = train(whole, teach, batches(20), **options)
+train(make(), teach, batches(9), checkpoint=kept, **options)
+same = train(resumed, teach, batches(20), checkpoint=kept, **options) == losses
+weights = torch.cat([parameter.detach().flatten() for parameter in whole.parameters()]).tolist()
+
+class Idle(nn.Module):  # as a pooler that the loss never asks for
+    def __init__(self):
+        super().__init__()
+        self.body, self.pooler = nn.Linear(2, 1), nn.Linear(2, 1)
+    def forward(self, x):
+        return self.body(x)
+
+refusals = []
+with seeded(0):
+    idle = Idle()
+before = idle.body.weight.detach().clone()
+try:
+    train(idle, lambda model, x: model(x).square().mean(), [(torch.ones(4, 2),)] * 3, lr=1.0)
+except ValueError as error:
+    refusals.append(str(error))
+    assert torch.equal(idle.body.weight, before)
+idle.pooler.requires_grad_(False)
+train(idle, lambda model, x: model(x).square().mean(), [(torch.ones(4, 2),)] * 3, lr=1.0)
+ended = {"losses": losses, "same": same, "weights": weights, "padding": padding, "refusals": refusals}
+with open(f"{sys.argv[1]}/rank{os.environ.get('RANK', 0)}.json", "w") as file:
+    json.dump(ended, file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs a PyTorch that has torch.distributed")
+def test_a_transformer_on_padded_batches_learns_in_two_processes_what_it_learns_in_one(tmp_path):
+    (one,) = torchrun(tmp_path / "one", TRANSFORMER, 1)
+    first, second = torchrun(tmp_path / "two", TRANSFORMER, 2)
+    assert (first["losses"], first["weights"]) == (second["losses"], second["weights"])
+    assert min(one["padding"]) > 0.1  # of every batch
+    assert len(one["losses"]) == 20
+    assert one["losses"][0] - one["losses"][-1] > 0.1  # far above what is compared
+    assert max(abs(a - b) for a, b in zip(one["losses"], first["losses"], strict=True)) < 1e-5
+    assert [ended["same"] for ended in (one, first, second)] == [True] * 3  # stopped and gone on
+    assert one["refusals"] == []
+    for ended in (first, second):
+        assert ended["refusals"][0].startswith(
+            "2 processes share the gradient of every trainable parameter, but 2 of 4"
+        )
+        assert "such as 'pooler.weight', had no part in the loss; call requires_grad_(False)" in ended["refusals"][0]
 
 
 OWN_SHARES = """

@@ -317,7 +317,7 @@ def test_draws_repeat_with_the_seed_and_differ_without_it():
 @on_each_device
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "top_k": 3}, {"top_p": 0.8}], ids=str)
 def test_every_device_draws_the_same_with_a_generator_of_the_cpu(options, device):
-    options |= dict(eos_id=EOS, pad_id=PAD, max_len=20)
+    options = options | dict(eos_id=EOS, pad_id=PAD, max_len=20)
     here = sample(Chain(scale=0.5), STARTS, generator=generator(3), **options)
     there = sample(Chain(scale=0.5, device=device), STARTS.to(device), generator=generator(3), **options)
     assert torch.equal(here, there.cpu())

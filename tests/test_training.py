@@ -22,30 +22,34 @@ from lib.training import (
     warmup_schedule,
 )
 
+no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: torch.cuda.is_available() is False")
+on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, no_cuda])])
 
-def linear():
+
+def linear(device="cpu"):
     with seeded(0):
-        return nn.Linear(3, 1).double()
+        return nn.Linear(3, 1).double().to(device)
 
 
-def batches(n=5):
+def batches(n=5, device="cpu"):
     draw = torch.Generator().manual_seed(1)
-    return [tuple(torch.randn(8, d, generator=draw, dtype=torch.float64) for d in (3, 1)) for _ in range(n)]
+    return [tuple(torch.randn(8, d, generator=draw, dtype=torch.float64).to(device) for d in (3, 1)) for _ in range(n)]
 
 
 def squared(model, x, y):
     return F.mse_loss(model(x), y)
 
 
+@on_each_device
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
-@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("clip", [None, 0.1, math.inf])
 @pytest.mark.parametrize("schedule", [None, lambda step: 1 / (1 + step)], ids=["constant", "falling"])
-def test_it_takes_the_steps_of_the_loop_that_pytorch_teaches(optimizer, clip, schedule):
-    by_hand, ours = linear(), linear()
+def test_it_takes_the_steps_of_the_loop_that_pytorch_teaches(optimizer, clip, schedule, device):
+    by_hand, ours = linear(device), linear(device)
     steps = optimizer(by_hand.parameters(), lr=0.1)
     falling = torch.optim.lr_scheduler.LambdaLR(steps, schedule or (lambda _: 1.0))
     expected = []
-    for x, y in batches():
+    for x, y in batches(device=device):
         steps.zero_grad()
         loss = squared(by_hand, x, y)
         loss.backward()
@@ -54,7 +58,8 @@ def test_it_takes_the_steps_of_the_loop_that_pytorch_teaches(optimizer, clip, sc
         steps.step()
         falling.step()
         expected.append(loss.item())
-    assert train(ours, squared, batches(), lr=0.1, optimizer=optimizer, schedule=schedule, clip=clip) == expected
+    options = dict(lr=0.1, optimizer=optimizer, schedule=schedule, clip=clip)
+    assert train(ours, squared, batches(device=device), **options) == expected
     assert torch.equal(ours.weight, by_hand.weight)
 
 
@@ -67,10 +72,11 @@ def test_losses_are_plain_numbers_one_for_each_batch_measured_before_its_step():
     assert losses[0] == first
 
 
-def test_it_learns_a_linear_map_from_a_generator_of_batches():
-    model, target = linear(), torch.tensor([[1.0], [-2.0], [3.0]]).double()
+@on_each_device
+def test_it_learns_a_linear_map_from_a_generator_of_batches(device):
+    model, target = linear(device), torch.tensor([[1.0], [-2.0], [3.0]]).double().to(device)
     draw = torch.Generator().manual_seed(0)
-    inputs = (torch.randn(16, 3, generator=draw, dtype=torch.float64) for _ in range(300))
+    inputs = (torch.randn(16, 3, generator=draw, dtype=torch.float64).to(device) for _ in range(300))
     losses = train(model, squared, ((x, x @ target) for x in inputs), lr=0.1, optimizer=torch.optim.Adam)
     assert losses[-1] < 1e-6 < losses[0]
 
@@ -90,12 +96,13 @@ def test_groups_with_their_own_rates_keep_their_proportion():
         torch.testing.assert_close(parameter.detach(), old - rate * slope)
 
 
-def test_a_run_goes_on_with_the_optimiser_of_the_run_before():
-    together, in_two = linear(), linear()
-    train(together, squared, batches(6), lr=0.1)
+@on_each_device
+def test_a_run_goes_on_with_the_optimiser_of_the_run_before(device):
+    together, in_two = linear(device), linear(device)
+    train(together, squared, batches(6, device), lr=0.1)
     kept = torch.optim.AdamW(in_two.parameters(), lr=0.1)
-    train(in_two, squared, batches(6)[:3], lr=0.1, optimizer=lambda parameters, lr: kept)
-    train(in_two, squared, batches(6)[3:], lr=0.1, optimizer=lambda parameters, lr: kept)
+    train(in_two, squared, batches(6, device)[:3], lr=0.1, optimizer=lambda parameters, lr: kept)
+    train(in_two, squared, batches(6, device)[3:], lr=0.1, optimizer=lambda parameters, lr: kept)
     assert torch.equal(in_two.weight, together.weight)
 
 
@@ -150,6 +157,41 @@ def test_a_loss_that_is_not_finite_stops_it_at_once_and_spares_the_model(bad):
 def test_a_first_loss_that_is_not_finite_is_called_the_first():
     with pytest.raises(ValueError, match="at step 0 it is inf, at the very first step"):
         train(linear(), lambda model, x, y: squared(model, x, y) / 0, batches(), lr=0.1)
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, math.nan])
+def test_a_clip_that_stops_or_turns_the_steps_is_refused_before_the_first(clip):
+    model = linear()
+    before = model.weight.clone()
+    with pytest.raises(ValueError, match=f"above 0, but got clip={clip}; 1.0 is usual"):
+        train(model, squared, batches(), lr=0.1, clip=clip)
+    assert torch.equal(model.weight, before)
+
+
+def square_root(model, x, y):
+    """A loss that is finite where x is 0 and the bias too, though the slope of the root there is infinite."""
+    return model(x).square().sum().sqrt()
+
+
+@on_each_device
+@pytest.mark.parametrize("clip", [1.0, math.inf])
+def test_a_gradient_that_is_not_finite_is_refused_before_its_step(clip, device):
+    stopped, one_step = linear(device), linear(device)
+    for model in (stopped, one_step):
+        model.bias.requires_grad_(False).zero_()
+    good, (x, y) = batches(1, device), batches(1, device)[0]
+    train(one_step, square_root, good, lr=0.1, clip=clip)
+    with pytest.raises(ValueError, match=r"at step 1, where the loss is 0, its norm is nan; look in the model"):
+        train(stopped, square_root, [*good, (torch.zeros_like(x), y)], lr=0.1, clip=clip)
+    assert torch.equal(stopped.weight, one_step.weight)
+
+
+def test_without_a_clip_such_a_gradient_shows_in_the_next_loss():
+    model = linear()
+    model.bias.requires_grad_(False).zero_()
+    x, y = batches(1)[0]
+    with pytest.raises(ValueError, match=r"at step 1 it is nan, after 0 at the step before; lower lr, set clip=1.0"):
+        train(model, square_root, [(torch.zeros_like(x), y), (x, y)], lr=0.1)
 
 
 def test_a_loss_of_several_numbers_is_refused():
@@ -256,10 +298,11 @@ def test_shifted_inputs_begin_with_bos_and_are_one_behind_their_targets(lengths)
     assert torch.equal(tgt_ids, before)
 
 
+@on_each_device
 @settings(deadline=None, derandomize=True, max_examples=20)
 @given(lengths=row_lengths, smoothing=st.sampled_from([0.0, 0.1]))
-def test_one_parallel_pass_has_the_loss_and_the_gradient_of_one_step_after_the_other(lengths, smoothing):
-    model, tgt_ids = writer(), targets(*lengths)
+def test_one_parallel_pass_has_the_loss_and_the_gradient_of_one_step_after_the_other(lengths, smoothing, device):
+    model, tgt_ids = writer(device), targets(*lengths).to(device)
     inputs, real = shift_right(tgt_ids, BOS), tgt_ids != PAD
     parallel = sequence_loss(model(inputs), tgt_ids, PAD, label_smoothing=smoothing)
     stepwise = 0
@@ -324,6 +367,12 @@ def test_label_smoothing_is_a_target_that_gives_every_symbol_a_share():
     torch.testing.assert_close(sequence_loss(logits, tgt_ids, PAD, label_smoothing=0.1), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16], ids=str)
+def test_targets_may_be_shorter_whole_numbers(dtype):
+    tgt_ids, logits = targets(2, 5), some_logits(2, 5)
+    assert torch.equal(sequence_loss(logits, tgt_ids.to(dtype), PAD), sequence_loss(logits, tgt_ids, PAD))
+
+
 def test_padding_may_have_an_id_that_no_symbol_has():
     tgt_ids = targets(2, 5)
     logits = some_logits(2, 5)
@@ -359,8 +408,12 @@ def test_the_loss_on_a_gpu_is_the_same(dtype, tolerance):
             (2, 4),
             targets(3, 3),
             {},
-            r"logits for \(2, 4\) and targets of \(2, 3\), both \(batch, seq\); feed the model",
+            r"logits \(2, 4, 7\) and targets \(2, 3\); feed the model shift_right",
         ),
+        ((3,), torch.ones(3).long(), {}, r"logits \(3, 7\) and targets \(3,\); .* a batch of 1: logits\[None\]"),
+        ((1, 2, 3), torch.ones(1, 2, 3).long(), {}, r"logits \(1, 2, 3, 7\) and targets \(1, 2, 3\)"),
+        ((1, 2), torch.ones(1, 2), {}, "whole numbers, but got torch.float32; pass the ids themselves"),
+        ((1, 2), torch.ones(1, 2).bool(), {}, "whole numbers, but got torch.bool"),
         ((2, 3), torch.zeros(2, 3).long(), {}, "1 real token or more, but all 6 targets are padding; leave this batch"),
         ((0, 3), torch.zeros(0, 3).long(), {}, "but all 0 targets are padding"),
         ((1, 2), torch.tensor([[3, 7]]), {}, "ids from 0 to 6, as many as there are logits, but got 7;"),
@@ -375,8 +428,15 @@ def test_targets_that_cannot_be_learned_from_are_refused(shape, tgt_ids, options
 
 
 def test_targets_without_a_symbol_are_refused():
-    with pytest.raises(ValueError, match=r"1 symbol or more, eos_id at least, but got the shape \(2, 0\)"):
+    with pytest.raises(ValueError, match=r"1 symbol or more, eos_id at least, but got the shape \(2, 0\); end every"):
         shift_right(torch.zeros(2, 0).long(), BOS)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 3)], ids=str)
+def test_targets_without_two_axes_are_not_shifted(shape):
+    with pytest.raises(ValueError, match=r"are \(batch, seq\) .* but got the shape \(.*, and pass a single one as"):
+        shift_right(torch.ones(shape, dtype=torch.long), BOS)
 
 
 def test_without_the_shift_a_model_learns_to_copy_what_cannot_be_learned():
@@ -449,7 +509,7 @@ def test_the_inverse_square_root_is_the_papers(d_model):
         (lambda: cosine_schedule(10, n_warmup=10), "n_warmup=10 of n_steps=10"),
         (lambda: cosine_schedule(10, n_warmup=-1), "n_warmup=-1 of n_steps=10"),
         (lambda: cosine_schedule(0), "n_warmup=0 of n_steps=0"),
-        (lambda: cosine_schedule(10, floor=1.5), "from 0 to 1, but got 1.5"),
+        (lambda: cosine_schedule(10, floor=1.5), "from 0 to 1, but got 1.5; divide a rate by lr"),
     ],
 )
 def test_a_schedule_without_steps_is_refused(make, message):

@@ -56,37 +56,50 @@ def train(
 
     A script that calls this runs unchanged under torchrun: each process takes its share of the rows of every batch, and
     with DistributedDataParallel the losses and steps are those of one process, up to rounding, for a loss that is a
-    mean over rows, or one `sequence_loss`. Then loss_fn must use the model by calling it, every process must make the
-    same batches, and see the same checkpoint file. A model that is in DistributedDataParallel already gets from every
-    process its own batches, undivided.
+    mean over rows, or one `sequence_loss`. Then loss_fn must use the model by calling it, every trainable parameter
+    must have a part in the loss, every process must make the same batches, and see the same checkpoint file. What mixes
+    rows does so within one process only: BatchNorm's statistics are those of its own share, and the checkpoint keeps
+    the first process's; dropout draws its own numbers in each. A model that is in DistributedDataParallel already gets
+    from every process its own batches, undivided.
 
     Args: loss_fn: called as loss_fn(model, *batch), returns one number. batches: tuples, already on the model's device;
         a generator will do. optimizer: called as optimizer(parameters, lr=lr). schedule: the factor of the learning
-        rate at step 0, 1, 2 and so on. clip: the largest norm that the gradient of all parameters together may have.
+        rate at step 0, 1, 2 and so on. clip: the largest norm that the gradient of all parameters together may have;
+        with it a gradient that is not finite is refused (math.inf does only that), without it such a gradient makes the
+        weights NaN, which the next loss shows.
         progress: show a bar where somebody watches; stored notebooks and log files stay free of it. checkpoint: a file
         to keep the run in. checkpoint_every: after so many steps it is written, and after the last.
-    Raises: ValueError if there is no batch, or a loss is not one number, or not finite; the model then is as the last
-        good step left it. Also if the checkpoint is damaged or belongs to another model, optimiser or batches; then
-        the file stays as it is.
+    Raises: ValueError if clip is not above 0, there is no batch, a loss is not one number, or not finite, or with clip
+        a gradient is not; the model then is as the last good step left it. Also if the checkpoint is damaged or belongs
+        to another model, optimiser or batches; then the file stays as it is. Under torchrun, if a trainable parameter
+        has no part in the loss.
     """
+    if clip is not None and not clip > 0:
+        raise ValueError(
+            f"a gradient is made no longer than clip, which is above 0, but got clip={clip}; 1.0 is usual, and None "
+            "leaves gradients as they are"
+        )
     device = device_of(model)
     team = form_team(model, device)
-    steps = optimizer(team.plain.parameters(), lr=lr)
-    rates = [group["lr"] for group in steps.param_groups]
+    steps = optimizer(team.plain.parameters(), lr=float(lr))
+    rates = [float(group["lr"]) for group in steps.param_groups]  # float: a checkpoint keeps no numbers of NumPy's
     losses: list[float] = []
     batches = _shown(batches, progress and team.rank == 0)
     if checkpoint is not None:
         batches = KeptRun(Path(checkpoint), checkpoint_every, team, steps, losses, device).remaining(batches)
+    done = len(losses)
     with _training_mode(team.model):
         for batch in batches:
             for group, rate in zip(steps.param_groups, rates, strict=True):
-                group["lr"] = rate * (schedule(len(losses)) if schedule else 1)
+                group["lr"] = rate * float(schedule(len(losses)) if schedule else 1)
             loss, number = team.loss(loss_fn, batch, len(losses))
             losses.append(_finite(number, losses))
             steps.zero_grad()
             loss.backward()
+            if len(losses) == done + 1:  # at the first step that is taken here
+                team.check_gradients()
             if clip is not None:
-                nn.utils.clip_grad_norm_(team.plain.parameters(), clip)
+                _finite_norm(nn.utils.clip_grad_norm_(team.plain.parameters(), clip).item(), losses)
             steps.step()
     if not losses:
         raise ValueError("training takes 1 batch or more, but got 0; a generator that was used up has none left")
@@ -102,6 +115,15 @@ def _finite(number: float, losses: list[float]) -> float:
             "lower lr, set clip=1.0, or look for a logarithm of 0 or a division by 0 in loss_fn"
         )
     return number
+
+
+def _finite_norm(norm: float, losses: list[float]) -> None:
+    if not math.isfinite(norm):
+        raise ValueError(
+            f"a gradient must be finite to step along it, but at step {len(losses) - 1}, where the loss is "
+            f"{losses[-1]:.4g}, its norm is {norm}; look in the model and in loss_fn for the root, the norm or the "
+            "logarithm of 0, or for a torch.where that hides such a number"
+        )
 
 
 @contextmanager

@@ -51,6 +51,22 @@ class Team:
         distributed.all_reduce(sums, group=self.group)
         return loss * (weight * self.size / sums[1]), (sums[0] / sums[1]).item()
 
+    def check_gradients(self) -> None:
+        """Refuse parameters that got no gradient, for which DistributedDataParallel would wait at the next step.
+
+        Raises: ValueError if this team divides batches, and a trainable parameter had no part in the loss.
+        """
+        if not self.divides:
+            return
+        trained = [(name, one) for name, one in self.plain.named_parameters() if one.requires_grad]
+        idle = [name for name, one in trained if one.grad is None]
+        if idle:
+            raise ValueError(
+                f"{self.size} processes share the gradient of every trainable parameter, but {len(idle)} of "
+                f"{len(trained)}, such as {idle[0]!r}, had no part in the loss; call requires_grad_(False) on them, or "
+                "train in one process"
+            )
+
     def _share(self, batch: tuple) -> tuple[tuple, int]:
         """Return every size-th row of all tensors, and how many they are; where there is none, a row that counts 0."""
         lengths = sorted({len(item) if item.ndim else 0 for item in batch if isinstance(item, Tensor)})

@@ -36,7 +36,10 @@ class KeptRun:
         device: torch.device,
     ) -> None:
         if every < 1:
-            raise ValueError(f"a checkpoint is written every 1 or more steps, but got checkpoint_every={every}")
+            raise ValueError(
+                f"a checkpoint is written every 1 or more steps, but got checkpoint_every={every}; "
+                "pass 1 to keep every step, or no checkpoint to keep none"
+            )
         self.path, self.every, self.team, self.optimizer, self.losses = path, every, team, optimizer, losses
         self.device = device
         self.found: dict[str, Any] | None = None

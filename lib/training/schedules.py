@@ -38,7 +38,9 @@ def cosine_schedule(n_steps: int, *, n_warmup: int = 0, floor: float = 0.0) -> S
             f"n_steps={n_steps}; 5 to 10 % of the steps are usual"
         )
     if not 0 <= floor <= 1:
-        raise ValueError(f"floor is a share of the full learning rate from 0 to 1, but got {floor}")
+        raise ValueError(
+            f"floor is a share of the full learning rate from 0 to 1, but got {floor}; divide a rate by lr to get one"
+        )
 
     def factor(step: int) -> float:
         if step < n_warmup:

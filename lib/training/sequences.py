@@ -23,12 +23,12 @@ def shift_right(tgt_ids: Int[Tensor, "batch seq"], bos_id: int) -> Int[Tensor, "
     would read at position t what it is asked for at position t, and learn to copy.
 
     Shape: (batch, seq) -> (batch, seq); every token moves one position, and sequences never mix.
-    Raises: ValueError if the sequences are empty.
+    Raises: ValueError if the sequences are empty, or there are not two axes.
     """
-    if not tgt_ids.shape[1]:
+    if tgt_ids.ndim != 2 or not tgt_ids.shape[1]:
         raise ValueError(
-            f"targets have 1 symbol or more, eos_id at least, but got the shape {tuple(tgt_ids.shape)}; "
-            "end every target with eos_id"
+            f"targets are (batch, seq) with 1 symbol or more, eos_id at least, but got the shape "
+            f"{tuple(tgt_ids.shape)}; end every target with eos_id, and pass a single one as tgt_ids[None]"
         )
     return torch.cat([torch.full_like(tgt_ids[:, :1], bos_id), tgt_ids[:, :-1]], dim=1)
 
@@ -52,18 +52,15 @@ def sequence_loss(
     how many tokens this mean is over, so that their losses add up to the one of the whole batch.
 
     Shape: (batch, seq, vocab), (batch, seq) -> (); all tokens mix into one number.
-    Raises: ValueError if logits and targets differ in shape, there is no real token, an id is outside the vocabulary,
-        or label_smoothing is not within 0 to 1.
+    Raises: ValueError if logits and targets differ in shape or are no sequences, targets are no whole numbers, there is
+        no real token, an id is outside the vocabulary, or label_smoothing is not within 0 to 1.
     Source: Vaswani et al. 2017, section 5.4, for label smoothing, which is Szegedy et al. 2016, section 7.
         `torch.nn.functional.cross_entropy` with ignore_index, whose errors on a GPU end the process.
     """
-    if logits.shape[:2] != tgt_ids.shape:
-        raise ValueError(
-            f"there is one row of logits for each target, but got logits for {tuple(logits.shape[:2])} and targets of "
-            f"{tuple(tgt_ids.shape)}, both (batch, seq); feed the model shift_right(tgt_ids, bos_id)"
-        )
+    _check_sequences(logits, tgt_ids)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing is a share from 0 to 1, but got {label_smoothing}; 0.1 is usual")
+    tgt_ids = tgt_ids.long()  # cross_entropy takes no shorter ones
     real, counts = tgt_ids != pad_id, _listener.get()
     targets = tgt_ids[real]
     _check_ids(targets, logits.shape[-1])
@@ -79,6 +76,20 @@ def sequence_loss(
     return F.cross_entropy(
         logits.flatten(0, 1), tgt_ids.flatten(), ignore_index=pad_id, label_smoothing=label_smoothing
     )
+
+
+def _check_sequences(logits: Tensor, tgt_ids: Tensor) -> None:
+    if logits.ndim != 3 or logits.shape[:2] != tgt_ids.shape:
+        raise ValueError(
+            f"there is one row of logits for each target, (batch, seq, vocab) and (batch, seq), but got logits "
+            f"{tuple(logits.shape)} and targets {tuple(tgt_ids.shape)}; feed the model shift_right(tgt_ids, bos_id), "
+            "and give tokens without sequences a batch of 1: logits[None], tgt_ids[None]"
+        )
+    if tgt_ids.is_floating_point() or tgt_ids.dtype == torch.bool:
+        raise ValueError(
+            f"targets are the ids of the right symbols, whole numbers, but got {tgt_ids.dtype}; pass the ids "
+            "themselves, and label_smoothing for softer targets"
+        )
 
 
 def _check_ids(targets: Tensor, vocab_size: int) -> None:
