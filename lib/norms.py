@@ -24,9 +24,11 @@ def layer_norm(
     The variance divides by d_model, not by d_model - 1, and eps stands inside the root: at eps=1e-5 neither mistake
     shows, at eps=1 the second does.
 
-    Shape: (..., d_model) -> (..., d_model); the features of a token mix, tokens never do.
+    Shape: (..., d_model) -> (..., d_model); the features of a token mix, tokens never do. No token gives none.
+    Raises: ValueError if weight or bias is not as wide as x.
     Source: Ba et al. 2016, "Layer Normalization", section 3; `torch.nn.functional.layer_norm`.
     """
+    _check_weights(x, weight, bias)
     mean = x.mean(dim=-1, keepdim=True)
     variance = (x - mean).square().mean(dim=-1, keepdim=True)
     return (x - mean) / torch.sqrt(variance + eps) * weight + bias
@@ -39,7 +41,7 @@ class LayerNorm(nn.Module):
 
     It computes the same in training and in evaluation, alone and in any batch.
 
-    Shape: (..., d_model) -> (..., d_model); the features of a token mix, tokens never do.
+    Shape: (..., d_model) -> (..., d_model); the features of a token mix, tokens never do. No token gives none.
     Raises: ValueError if d_model is below 1, eps is negative, or x is not d_model wide.
     Source: Ba et al. 2016, section 3. `torch.nn.LayerNorm(d_model)`, with the same state dict; PyTorch's also takes
         several axes, which in a Transformer would mix the tokens.
@@ -78,10 +80,12 @@ def rms_norm(
 
     Args: eps: None stands for the machine epsilon of the numbers that PyTorch computes with: of x, or of float32 if x
         is shorter.
-    Shape: (..., d_model) -> (..., d_model); the features of a token mix, tokens never do.
+    Shape: (..., d_model) -> (..., d_model); the features of a token mix, tokens never do. No token gives none.
+    Raises: ValueError if weight is not as wide as x.
     Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", equation 4, which has no eps;
         `torch.nn.functional.rms_norm`.
     """
+    _check_weights(x, weight)
     if eps is None:
         eps = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
     return x / torch.sqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
@@ -95,7 +99,7 @@ class RMSNorm(nn.Module):
     It has half the parameters of LayerNorm, and unlike it keeps the direction of a token before the weights.
 
     Args: eps: None stands for the machine epsilon of the numbers that PyTorch computes with.
-    Shape: (..., d_model) -> (..., d_model); the features of a token mix, tokens never do.
+    Shape: (..., d_model) -> (..., d_model); the features of a token mix, tokens never do. No token gives none.
     Raises: ValueError if d_model is below 1, eps is negative, or x is not d_model wide.
     Source: Zhang and Sennrich 2019, equation 4. `torch.nn.RMSNorm(d_model)`, with the same state dict.
     """
@@ -136,10 +140,11 @@ def batch_norm(
 
     Args: mask: True for real tokens. Only they are averaged, so that padding changes nothing; padded places give 0.
     Shape: (..., d_model) -> (..., d_model); tokens mix, all of them, features never do.
-    Raises: ValueError if there are fewer than 2 real tokens, or the mask is not boolean or not of the shape of x
-        without its last axis.
+    Raises: ValueError if there are fewer than 2 real tokens, weight or bias is not as wide as x, or the mask is not
+        boolean or not of the shape of x without its last axis.
     Source: Ioffe and Szegedy 2015, "Batch Normalization", algorithm 1; `torch.nn.functional.batch_norm` in training.
     """
+    _check_weights(x, weight, bias)
     tokens = _real_tokens(x, mask)
     _check_number(tokens)
     mean = tokens.mean(dim=0)
@@ -153,14 +158,15 @@ class BatchNorm(nn.Module):
     y = (x - mean) / sqrt(variance + eps) * weight + bias, with the mean and variance of one feature over the tokens
 
     In training these are the batch's own, and running averages of them are kept; in evaluation the running averages
-    stand in for them, and a token no longer depends on its neighbours.
+    stand in for them, and a token no longer depends on its neighbours. A residual connection calls norm(x), without a
+    mask: inside a block padding enters the averages in training.
 
     Args: momentum: the share of the newest batch in the running averages.
     Shape: x (..., d_model) and mask (...), True for real tokens -> (..., d_model), 0 in padded places; in training
-        all real tokens mix, in evaluation none.
+        all real tokens mix, in evaluation none, and there may be no token at all.
     Raises: ValueError if d_model is below 1, eps is not above 0, momentum is not within 0 to 1, x is not d_model wide,
-        fewer than 2 real tokens arrive in training, or the mask is not boolean or not of the shape of x without its
-        last axis.
+        fewer than 2 real tokens arrive in training (a RuntimeError once it is compiled), or the mask is not boolean or
+        not of the shape of x without its last axis.
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2. `torch.nn.BatchNorm1d(d_model)`, with the same state dict;
         PyTorch's wants the features second, (batch, d_model, seq), and knows no mask. As there, the running variance
         divides by one less than the number of tokens.
@@ -188,12 +194,13 @@ class BatchNorm(nn.Module):
     ) -> Float[Tensor, "*batch d_model"]:
         """Return the normalised tokens."""
         _check_width(x, self.weight.shape)
+        if not self.training:
+            return self._by_running_averages(x, mask)
         tokens = _real_tokens(x, mask)
-        if self.training:
-            _check_number(tokens)
-            self.num_batches_tracked += 1
+        _check_number(tokens)
+        self.num_batches_tracked += 1
         statistics = self.running_mean, self.running_var  # F.batch_norm brings them up to date itself
-        y = F.batch_norm(tokens, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps)
+        y = F.batch_norm(tokens, *statistics, self.weight, self.bias, True, self.momentum, self.eps)
         return _back_in_place(y, x, mask)
 
     def extra_repr(self) -> str:
@@ -203,17 +210,30 @@ class BatchNorm(nn.Module):
         """
         return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}"
 
+    def _by_running_averages(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Normalise every token in its place, which torch.compile likes: none depends on another."""
+        if mask is not None:
+            _check_mask(x, mask)
+            x = x.masked_fill(~mask[..., None], 0.0)  # so that no NaN of the padding gets into a gradient
+        tokens, statistics = x.reshape(-1, x.shape[-1]), (self.running_mean, self.running_var)
+        y = F.batch_norm(tokens, *statistics, self.weight, self.bias, False, self.momentum, self.eps).view_as(x)
+        return y if mask is None else y.masked_fill(~mask[..., None], 0.0)
+
 
 def _real_tokens(x: Tensor, mask: Tensor | None) -> Tensor:
     """Return the tokens to average over, on one axis: all of them, or those that the mask calls real."""
     if mask is None:
         return x.reshape(-1, x.shape[-1])
+    _check_mask(x, mask)
+    return x[mask]
+
+
+def _check_mask(x: Tensor, mask: Tensor) -> None:
     if mask.dtype != torch.bool or mask.shape != x.shape[:-1]:
         raise ValueError(
             f"the mask says True or False for each token, so it must be torch.bool of the shape {tuple(x.shape[:-1])}, "
             f"but it is {mask.dtype} of the shape {tuple(mask.shape)}; ids != pad_id makes one"
         )
-    return x[mask]
 
 
 def _back_in_place(y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -226,7 +246,9 @@ def _back_in_place(y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _check_number(tokens: Tensor) -> None:
-    if len(tokens) < 2:
+    if torch.compiler.is_compiling():  # how many tokens a mask leaves is not known yet; this looks when it runs
+        torch._check(len(tokens) >= 2, lambda: "a variance over tokens takes 2 of them or more; see norm.eval()")
+    elif len(tokens) < 2:
         raise ValueError(
             f"a variance over tokens takes 2 of them or more, but got {len(tokens)}; give more tokens, or call "
             "norm.eval() to use the running averages"
@@ -235,9 +257,13 @@ def _check_number(tokens: Tensor) -> None:
 
 def _check_sizes(d_model: int, eps: float) -> None:
     if d_model < 1:
-        raise ValueError(f"d_model counts features and must be 1 or more, but got d_model={d_model}")
+        raise ValueError(
+            f"d_model counts features and must be 1 or more, but got d_model={d_model}; give the width of the tokens"
+        )
     if eps < 0:
-        raise ValueError(f"eps keeps the root away from 0 and must be 0 or more, but got eps={eps}")
+        raise ValueError(
+            f"eps keeps the root away from 0 and must be 0 or more, but got eps={eps}; leave it out, or give 1e-5"
+        )
 
 
 def _check_width(x: Tensor, normalized_shape: tuple[int, ...]) -> None:
@@ -246,3 +272,12 @@ def _check_width(x: Tensor, normalized_shape: tuple[int, ...]) -> None:
             f"the last axis of x must be d_model={normalized_shape[0]} wide, but x has the shape {tuple(x.shape)}; "
             "put the features last, or make the norm with the width that x has"
         )
+
+
+def _check_weights(x: Tensor, *weights: Tensor) -> None:
+    for weight in weights:
+        if weight.shape != x.shape[-1:]:
+            raise ValueError(
+                f"each feature has one weight and one bias, but x has the shape {tuple(x.shape)} and got one of the "
+                f"shape {tuple(weight.shape)}; give both the width of x, torch.ones and torch.zeros to change nothing"
+            )

@@ -1,5 +1,7 @@
 """The norms are PyTorch's, and each averages over what its name says and over nothing else."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,36 +89,39 @@ def test_a_norm_equals_pytorchs_with_its_weights(norm, options, training, device
     exactly(dict(module.state_dict()), dict(twin.state_dict()))  # the running averages, twice brought up to date
 
 
+@on_each_device
 @settled
 @given(d_model=widths, shape=shapes, bias=st.booleans(), eps=st.floats(1e-8, 2))
-def test_layer_norm_is_pytorchs_for_every_shape(d_model, shape, bias, eps):
-    module, x = make(LayerNorm, d_model, eps=eps, bias=bias), tokens(*shape, d_model)
+def test_layer_norm_is_pytorchs_for_every_shape(d_model, shape, bias, eps, device):
+    module, x = make(LayerNorm, d_model, device, eps=eps, bias=bias), tokens(*shape, d_model, device=device)
     twin, shift = pytorch_twin(module), module.bias if bias else torch.zeros_like(module.weight)
     exactly(module(x), twin(x))
     exactly(layer_norm(x, module.weight, shift, eps), twin(x))
-    if d_model > 2:  # of two features the outputs are plus and minus 1 whatever x is: gradients are rounding
-        exactly(all_gradients(module, module, x), all_gradients(twin, twin, x))
+    exactly(all_gradients(module, module, x), all_gradients(twin, twin, x))
 
 
+@on_each_device
 @settled
 @given(d_model=widths, shape=shapes, eps=st.none() | st.floats(1e-8, 2))
-def test_rms_norm_is_pytorchs_for_every_shape(d_model, shape, eps):
-    module, x = make(RMSNorm, d_model, eps=eps), tokens(*shape, d_model)
+def test_rms_norm_is_pytorchs_for_every_shape(d_model, shape, eps, device):
+    module, x = make(RMSNorm, d_model, device, eps=eps), tokens(*shape, d_model, device=device)
     twin = pytorch_twin(module)
     exactly(module(x), twin(x))
     exactly(rms_norm(x, module.weight, eps), twin(x))
     exactly(all_gradients(module, module, x), all_gradients(twin, twin, x))
 
 
+@on_each_device
 @settled
 @given(d_model=widths, batch=st.integers(1, 4), seq_len=st.integers(2, 6), training=st.booleans())
-def test_batch_norm_is_pytorchs_with_the_features_moved_last(d_model, batch, seq_len, training):
-    module, x = make(BatchNorm, d_model).train(training), tokens(batch, seq_len, d_model)
+def test_batch_norm_is_pytorchs_with_the_features_moved_last(d_model, batch, seq_len, training, device):
+    module, x = make(BatchNorm, d_model, device).train(training), tokens(batch, seq_len, d_model, device=device)
     twin = pytorch_twin(module)
     for _ in range(3):
         exactly(module(x), twin(x.mT).mT)
+    exactly(all_gradients(module, module, x), all_gradients(twin, lambda x: twin(x.mT).mT, x))
     exactly(dict(module.state_dict()), dict(twin.state_dict()))
-    assert module.num_batches_tracked == (3 if training else 0)
+    assert module.num_batches_tracked == (4 if training else 0)
 
 
 @on_each_device
@@ -148,16 +153,19 @@ def test_the_example_of_two_tokens_that_texts_confuse():
 # ---- What is averaged over what --------------------------------------------------------------------------------------
 
 
+@on_each_device
 @of_one_token
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_a_token_never_sees_its_neighbours(norm, dtype):
-    module, x, others = make(norm, 6).to(dtype), tokens(2, 5, 6).to(dtype), tokens(2, 5, 6, seed=2).to(dtype)
+def test_a_token_never_sees_its_neighbours(norm, dtype, device):
+    module = make(norm, 6, device).to(dtype)
+    x, others = (tokens(2, 5, 6, seed=seed, device=device).to(dtype) for seed in (1, 2))
     others[1, 3] = x[1, 3]
     assert torch.equal(module(others)[1, 3], module(x)[1, 3])  # to the last bit, not merely closely
 
 
-def test_under_batch_norm_every_token_sees_every_other_one_in_training_and_none_in_evaluation():
-    module, x = make(BatchNorm, 6), tokens(2, 5, 6)
+@on_each_device
+def test_under_batch_norm_every_token_sees_every_other_one_in_training_and_none_in_evaluation(device):
+    module, x = make(BatchNorm, 6, device), tokens(2, 5, 6, device=device)
     moved = x.clone()
     moved[1, 4] += 1  # the last token of the last sentence
     assert (module(moved) != module(x)).flatten(0, 1).any(dim=-1).all()
@@ -165,32 +173,36 @@ def test_under_batch_norm_every_token_sees_every_other_one_in_training_and_none_
     assert (module(moved) != module(x)).flatten(0, 1).any(dim=-1).tolist() == [False] * 9 + [True]
 
 
-def test_layer_norm_gives_each_token_mean_0_and_variance_1():
-    y = LayerNorm(50, eps=0.0).double()(3 * tokens(7, 50))
-    exactly(y.mean(dim=-1), torch.zeros(7).double())
-    exactly(y.var(dim=-1, correction=0), torch.ones(7).double())
+@on_each_device
+def test_layer_norm_gives_each_token_mean_0_and_variance_1(device):
+    y = LayerNorm(50, eps=0.0).double().to(device)(3 * tokens(7, 50, device=device))
+    exactly(y.mean(dim=-1), torch.zeros(7).to(y))
+    exactly(y.var(dim=-1, correction=0), torch.ones(7).to(y))
 
 
-def test_rms_norm_gives_each_token_mean_square_1_and_leaves_its_mean():
-    y = RMSNorm(50, eps=0.0).double()(3 * tokens(7, 50))
-    exactly(y.square().mean(dim=-1), torch.ones(7).double())
+@on_each_device
+def test_rms_norm_gives_each_token_mean_square_1_and_leaves_its_mean(device):
+    y = RMSNorm(50, eps=0.0).double().to(device)(3 * tokens(7, 50, device=device))
+    exactly(y.square().mean(dim=-1), torch.ones(7).to(y))
     assert (y.mean(dim=-1) > 0.3).all()
 
 
-def test_batch_norm_gives_each_feature_mean_0_and_variance_1():
-    y = BatchNorm(6, eps=TINY).double()(3 * tokens(5, 7, 6))
-    exactly(y.mean(dim=(0, 1)), torch.zeros(6).double())
-    exactly(y.var(dim=(0, 1), correction=0), torch.ones(6).double())
+@on_each_device
+def test_batch_norm_gives_each_feature_mean_0_and_variance_1(device):
+    y = BatchNorm(6, eps=TINY).double().to(device)(3 * tokens(5, 7, 6, device=device))
+    exactly(y.mean(dim=(0, 1)), torch.zeros(6).to(y))
+    exactly(y.var(dim=(0, 1), correction=0), torch.ones(6).to(y))
 
 
 CHANGES = {  # of 2 sentences of 5 tokens with 6 features
-    "a factor for each token": lambda x: x * torch.linspace(0.5, 2, 10, dtype=x.dtype).view(2, 5, 1),
-    "a shift for each token": lambda x: x + torch.linspace(-2, 2, 10, dtype=x.dtype).view(2, 5, 1),
-    "a factor for each feature": lambda x: x * torch.linspace(0.5, 2, 6, dtype=x.dtype),
-    "a shift for each feature": lambda x: x + torch.linspace(-2, 2, 6, dtype=x.dtype),
+    "a factor for each token": lambda x: x * torch.linspace(0.5, 2, 10).to(x).view(2, 5, 1),
+    "a shift for each token": lambda x: x + torch.linspace(-2, 2, 10).to(x).view(2, 5, 1),
+    "a factor for each feature": lambda x: x * torch.linspace(0.5, 2, 6).to(x),
+    "a shift for each feature": lambda x: x + torch.linspace(-2, 2, 6).to(x),
 }
 
 
+@on_each_device
 @pytest.mark.parametrize(
     ("norm", "unmoved"),
     [
@@ -199,25 +211,28 @@ CHANGES = {  # of 2 sentences of 5 tokens with 6 features
         (BatchNorm, (False, False, True, True)),
     ],
 )
-def test_each_norm_ignores_its_own_changes_and_no_others(norm, unmoved):
-    module, x = make(norm, 6, eps=TINY), tokens(2, 5, 6)
+def test_each_norm_ignores_its_own_changes_and_no_others(norm, unmoved, device):
+    module, x = make(norm, 6, device, eps=TINY), tokens(2, 5, 6, device=device)
     moves = [(module(change(x)) - module(x)).abs().max().item() for change in CHANGES.values()]
     assert [move < 1e-12 for move in moves] == list(unmoved)
     assert all(move > 0.1 for move, same in zip(moves, unmoved, strict=True) if not same)
 
 
+@on_each_device
 @settled
 @given(d_model=st.integers(2, 9), factor=st.floats(0.01, 100))
-def test_without_shift_a_norm_is_odd_and_ignores_the_size_of_x(d_model, factor):
-    x = tokens(4, d_model)
+def test_without_shift_a_norm_is_odd_and_ignores_the_size_of_x(d_model, factor, device):
+    x = tokens(4, d_model, device=device)
     for module in (LayerNorm(d_model, eps=0.0, bias=False), RMSNorm(d_model, eps=0.0), BatchNorm(d_model, eps=TINY)):
-        y = module.double()(x)
+        y = module.double().to(device)(x)
         assert_close(module(-x), -y, rtol=1e-9, atol=1e-9)
         assert_close(module(factor * x), y, rtol=1e-9, atol=1e-9)  # two features, or four tokens, may nearly agree
 
 
-def test_on_centred_tokens_rms_norm_is_layer_norm():
-    x, one, zero = tokens(5, 6), torch.ones(6).double(), torch.zeros(6).double()
+@on_each_device
+def test_on_centred_tokens_rms_norm_is_layer_norm(device):
+    x = tokens(5, 6, device=device)
+    one, zero = torch.ones(6).to(x), torch.zeros(6).to(x)
     exactly(rms_norm(x - x.mean(dim=-1, keepdim=True), one, 1e-5), layer_norm(x, one, zero, 1e-5))
     assert (rms_norm(x, one, 1e-5) - layer_norm(x, one, zero, 1e-5)).abs().max() > 0.1
 
@@ -253,33 +268,43 @@ def padded(draw):
     return torch.arange(width) < torch.tensor(lengths)[:, None]
 
 
+@on_each_device
 @settled
 @given(mask=padded(), training=st.booleans())
-def test_batch_norm_of_padded_sentences_is_that_of_their_real_tokens(mask, training):
-    module, x = make(BatchNorm, 4).train(training), tokens(*mask.shape, 4)
+def test_batch_norm_of_padded_sentences_is_that_of_their_real_tokens(mask, training, device):
+    module, x, mask = make(BatchNorm, 4, device).train(training), tokens(*mask.shape, 4, device=device), mask.to(device)
     twin = pytorch_twin(module)
     y, expected = module(x, mask), twin(x[mask])
     exactly(y[mask], expected)
     assert not y[~mask].any()
+    ours, theirs = (
+        all_gradients(one, run, x)
+        for one, run in ((module, lambda x: module(x, mask)[mask]), (twin, lambda x: twin(x[mask])))
+    )
+    exactly(ours, theirs)
     exactly(dict(module.state_dict()), dict(twin.state_dict()))
     if training:
         exactly(batch_norm(x, module.weight, module.bias, mask=mask), y)
 
 
+@on_each_device
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("content", [0.0, 99.0, 1e30, float("inf"), float("nan")])
-def test_neither_the_content_nor_the_amount_of_padding_changes_a_real_token(content):
-    module, x, mask = make(BatchNorm, 6), tokens(2, 5, 6), torch.ones(2, 5, dtype=torch.bool)
-    longer = torch.cat([x, torch.full((2, 7, 6), content).double()], dim=1).requires_grad_()
+def test_neither_the_content_nor_the_amount_of_padding_changes_a_real_token(content, training, device):
+    module, x = make(BatchNorm, 6, device).train(training), tokens(2, 5, 6, device=device)
+    mask = torch.ones(2, 5, dtype=torch.bool, device=device)
+    longer = torch.cat([x, torch.full((2, 7, 6), content).to(x)], dim=1).requires_grad_()
     y = module(longer, F.pad(mask, (0, 7)))
     assert torch.equal(y[:, :5], module(x))
     gradients = torch.autograd.grad(y.square().sum(), [longer, *module.parameters()])
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_padding_that_is_not_masked_does_change_the_real_tokens():
-    module, x = make(BatchNorm, 6), tokens(2, 5, 6)
+@on_each_device
+def test_padding_that_is_not_masked_does_change_the_real_tokens(device):
+    module, other, x = make(BatchNorm, 6, device), make(LayerNorm, 6, device), tokens(2, 5, 6, device=device)
     assert (module(F.pad(x, (0, 0, 0, 5)))[:, :5] - module(x)).abs().max() > 0.1
-    exactly(make(LayerNorm, 6)(F.pad(x, (0, 0, 0, 5)))[:, :5], make(LayerNorm, 6)(x))  # layer norm never minds
+    exactly(other(F.pad(x, (0, 0, 0, 5)))[:, :5], other(x))  # layer norm never minds
 
 
 def test_batch_norm_in_evaluation_takes_a_single_token_and_none():
@@ -331,6 +356,38 @@ def test_mixed_precision_runs_forward_and_backward(norm, options, device):
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
 
 
+@on_each_device
+@pytest.mark.parametrize("norm", [LayerNorm, RMSNorm, BatchNorm])
+@pytest.mark.parametrize("training", [True, False])
+def test_compiled_in_one_graph_a_norm_computes_the_same_with_a_mask_too(norm, training, device, without_shape_checks):
+    module, x = make(norm, 6, device).train(training), tokens(2, 5, 6, device=device)
+    masks = [()]
+    if norm is BatchNorm:
+        masks += [(torch.arange(5, device=device) < torch.tensor([[5], [2]], device=device),)]
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    try:
+        for mask in masks:
+            exactly(compiled(x, *mask), module(x, *mask))
+            got, expected = (
+                all_gradients(module, lambda x, run=run, mask=mask: run(x, *mask), x) for run in (compiled, module)
+            )
+            exactly(got, expected)
+        if norm is BatchNorm and training:
+            with pytest.raises(RuntimeError, match="takes 2 of them or more"):
+                compiled(x, torch.zeros(2, 5, dtype=torch.bool, device=device))
+    finally:
+        torch.compiler.reset()
+
+
+@of_one_token
+def test_of_no_tokens_there_is_nothing_to_normalise(norm):
+    module, nothing = make(norm, 6), tokens(0, 5, 6)
+    formula = {LayerNorm: layer_norm, RMSNorm: rms_norm}[norm]
+    assert torch.equal(module(nothing), nothing)
+    assert torch.equal(formula(nothing, *module.parameters()), nothing)
+    assert torch.equal(make(BatchNorm, 6).eval()(nothing), nothing)
+
+
 @every_norm
 def test_a_norm_prints_what_it_was_made_with(norm, options):
     printed = repr(norm(6, **options))
@@ -343,13 +400,13 @@ def test_a_norm_prints_what_it_was_made_with(norm, options):
 
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm, BatchNorm])
 def test_a_norm_of_no_features_is_refused(norm):
-    with pytest.raises(ValueError, match="must be 1 or more, but got d_model=0"):
+    with pytest.raises(ValueError, match="must be 1 or more, but got d_model=0; give the width"):
         norm(0)
 
 
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm, BatchNorm])
 def test_a_negative_eps_is_refused(norm):
-    with pytest.raises(ValueError, match=r"must be 0 or more, but got eps=-0\.1"):
+    with pytest.raises(ValueError, match=r"must be 0 or more, but got eps=-0\.1; leave it out"):
         norm(6, eps=-0.1)
 
 
@@ -388,5 +445,15 @@ def test_a_variance_over_fewer_than_two_tokens_is_refused_and_leaves_the_average
     "mask", [torch.ones(2, 5), torch.ones(2, 5).long(), torch.ones(5).bool(), torch.ones(2, 5, 1).bool()], ids=str
 )
 def test_a_mask_of_another_type_or_shape_is_refused(mask, without_shape_checks):
-    with pytest.raises(ValueError, match=r"must be torch\.bool of the shape \(2, 5\), but it is torch\..*\)"):
-        make(BatchNorm, 6)(tokens(2, 5, 6), mask)
+    for training in (True, False):
+        with pytest.raises(ValueError, match=r"must be torch\.bool of the shape \(2, 5\), but it is torch\..*\)"):
+            make(BatchNorm, 6).train(training)(tokens(2, 5, 6), mask)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1,), (), (2, 6)], ids=lambda shape: f"{shape}")
+def test_weights_of_another_width_than_the_tokens_are_refused(shape, without_shape_checks):
+    x, good, wrong = tokens(2, 5, 6), tokens(6), tokens(*shape)
+    calls = [(layer_norm, wrong, good), (layer_norm, good, wrong), (rms_norm, wrong)]
+    for formula, *weights in [*calls, (batch_norm, wrong, good), (batch_norm, good, wrong)]:
+        with pytest.raises(ValueError, match=rf"\(2, 5, 6\) and got one .* {re.escape(str(shape))}; give both"):
+            formula(x, *weights)
