@@ -1,6 +1,7 @@
 """Errors are counted as by hand, and against the nearest right answer."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -101,5 +102,42 @@ def test_lists_and_tuples_are_the_same(words):
     ],
 )
 def test_what_cannot_be_compared_is_refused(rate, predictions, references, message):
+    with pytest.raises(ValueError, match=message):
+        rate(predictions, references)
+
+
+IDS = torch.tensor([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "arrived"),
+    [
+        (IDS, [1, 2, 3], r"is a tensor \(3,\)"),
+        ([1, 2, 3], IDS[None], r"is a tensor \(1, 3\)"),
+        (list(IDS), list(IDS), "holds tensors"),
+        ([], (IDS[0],), "holds tensors"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_tensors_are_refused_rather_than_compared_by_where_they_are_stored(one, other, arrived):
+    with pytest.raises(ValueError, match=rf"a sequence {arrived}; pass ids.tolist\(\)"):
+        edit_distance(one, other)
+    assert edit_distance(IDS.tolist(), IDS.tolist()) == 0
+
+
+@pytest.mark.parametrize("rate", [phoneme_error_rate, word_error_rate])
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        (IDS[None], [[[1, 2, 3]]], r"the list of predictions is a tensor \(1, 3\)"),
+        ([IDS], [[[1, 2, 3]]], "the list of predictions holds tensors"),
+        ([[1, 2, 3]], IDS[None, None], r"the list of references is a tensor \(1, 1, 3\)"),
+        ([[1, 2, 3]], [[IDS]], "word 0 holds tensors"),
+        ([[1], list(IDS)], [[[1]], [[1, 2, 3]]], "word 1 holds tensors"),
+        ([[1, 2, 3]], [[list(IDS)]], "word 0 holds tensors"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_rates_of_tensors_are_refused(rate, predictions, references, message):
     with pytest.raises(ValueError, match=message):
         rate(predictions, references)
