@@ -30,6 +30,8 @@ class EncoderBlock(nn.Module):
 
     Args: norm, residual, feed_forward, attention: what makes the parts, called as norm(d_model), residual(norm,
         dropout=dropout), feed_forward(d_model, d_ff), attention(d_model, n_heads); `functools.partial` sets the rest.
+        With norm=BatchNorm padding enters the averages in training, since no residual connection has the mask; in
+        evaluation it does not.
     Shape: x (batch, seq, d_model) and mask as for `MultiHeadAttention` -> (batch, seq, d_model); tokens mix within a
         sentence.
     Raises: ValueError if there is not one cache for each attention, or a part refuses what it gets.
@@ -246,7 +248,8 @@ def attention_parameters(
 
     In plain multi-head attention that is 4 d_model² + 4 d_model: how many heads share the width does not come into it.
 
-    Raises: ValueError if d_head is to be d_model / n_heads, and that is no whole number.
+    Raises: ValueError if a size is below 1, n_kv_heads does not divide n_heads, or d_head is to be d_model / n_heads,
+        and that is no whole number.
     """
     n_kv_heads, d_head = _heads(d_model, n_heads, n_kv_heads, d_head)
     weights = 2 * d_model * d_head * (n_heads + n_kv_heads)
@@ -270,7 +273,8 @@ def attention_flops(
     The projections grow with the length, scores and weighted sums with its square. A causal mask takes nothing off: the
     matrix products compute the blocked scores too. A kernel may skip some of them, and is then better than this count.
 
-    Raises: ValueError if d_head is to be d_model / n_heads, and that is no whole number.
+    Raises: ValueError if a size is below 1, n_kv_heads does not divide n_heads, or d_head is to be d_model / n_heads,
+        and that is no whole number.
     """
     n_kv_heads, d_head = _heads(d_model, n_heads, n_kv_heads, d_head)
     projections = 4 * d_model * d_head * (n_queries * n_heads + n_keys * n_kv_heads)
@@ -346,13 +350,20 @@ def stack_flops(
 
 
 def _heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int | None) -> tuple[int, int]:
-    """Return n_kv_heads and d_head as MultiHeadAttention chooses them."""
+    """Return n_kv_heads and d_head as MultiHeadAttention chooses them, where it would take them."""
+    n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+    if min(d_model, n_heads, n_kv_heads, 1 if d_head is None else d_head) < 1 or n_heads % n_kv_heads:
+        raise ValueError(
+            "sizes are 1 or more, and each head of keys serves as many heads of queries, but got "
+            f"d_model={d_model}, n_heads={n_heads}, n_kv_heads={n_kv_heads}, d_head={d_head}; count what "
+            "MultiHeadAttention takes"
+        )
     if d_head is None and d_model % n_heads:
         raise ValueError(
             f"the heads share the features evenly, but d_model={d_model} is no multiple of n_heads={n_heads}; change "
             "one of them, or set d_head"
         )
-    return n_heads if n_kv_heads is None else n_kv_heads, d_model // n_heads if d_head is None else d_head
+    return n_kv_heads, d_model // n_heads if d_head is None else d_head
 
 
 def _check_pattern(pattern: str) -> None:
@@ -367,6 +378,11 @@ def _one_each(caches: Sequence[KVCache] | None, attentions: int) -> Sequence[KVC
     """Return a cache for each attention, or None for each where nothing is to be remembered."""
     if caches is None:
         return (None,) * attentions
+    if isinstance(caches, KVCache):
+        raise ValueError(
+            f"caches are a sequence, one for each attention, here {attentions}, but got a KVCache of length="
+            f"{caches.length} alone; pass what new_caches() returns"
+        )
     if len(caches) != attentions or len(set(caches)) != attentions:
         raise ValueError(
             f"each attention remembers in a cache of its own, and here there are {attentions}, but got "

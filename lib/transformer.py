@@ -56,7 +56,8 @@ class Embedding(nn.Module):
         if vocab_size < 1 or d_model < 1 or n_segments < 0:
             raise ValueError(
                 "an embedding has 1 id or more, 1 feature or more and 0 segments or more, but got "
-                f"vocab_size={vocab_size}, d_model={d_model}, n_segments={n_segments}"
+                f"vocab_size={vocab_size}, d_model={d_model}, n_segments={n_segments}; give len(vocabulary) and the "
+                "width of the model, and leave n_segments out unless there are several kinds of sentences"
             )
         self.scale = d_model**0.5 if scale is None else scale
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model).normal_(std=d_model**-0.5))
@@ -87,8 +88,14 @@ class Embedding(nn.Module):
         logits = x weightᵀ
 
         Shape: (..., d_model) -> (..., vocab_size); the features of a token mix, tokens never do.
+        Raises: ValueError if x is not d_model wide.
         Source: Press and Wolf 2017, section 2; Vaswani et al. 2017, section 3.4.
         """
+        if x.shape[-1:] != self.weight.shape[1:]:
+            raise ValueError(
+                f"vectors are compared with rows of their own width, d_model={self.weight.shape[1]}, but got the shape "
+                f"{tuple(x.shape)}; give the model a head of its own where its blocks are of another width"
+            )
         return F.linear(x, self.weight)
 
     def extra_repr(self) -> str:
@@ -185,12 +192,14 @@ class Transformer(nn.Module):
         makes logits of vectors, for example a `torch.nn.Linear(d_model, vocab_size)`; None ties them to the
         decoder's embedding.
     Shape: src_ids (batch, src), tgt_ids (batch, tgt) -> (batch, tgt, vocab); sentences never mix.
-    Raises: ValueError if what encoder and decoder get is refused by them.
+    Raises: ValueError if head takes another width than the decoder's embedding has, and what encoder and decoder
+        refuse.
     Source: Vaswani et al. 2017, figure 1; `torch.nn.Transformer`, which has no embeddings and no logits.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder, *, pad_id: int, head: nn.Module | None = None) -> None:
         super().__init__()
+        _check_head(head, decoder.embedding)
         self.encoder, self.decoder, self.head = encoder, decoder, head
         self.pad_id = pad_id
 
@@ -245,8 +254,8 @@ class LanguageModel(nn.Module):
     Args: blocks: `EncoderBlock`s, or others that are called alike, such as `ParallelBlock`s and `Stack`s. norm: as for
         `Encoder`. head: as for `Transformer`.
     Shape: ids (batch, seq), and mask as for `MultiHeadAttention` -> (batch, seq, vocab); a token takes from its past.
-    Raises: ValueError if there is no block, there are not as many caches as attentions, and what embedding and blocks
-        refuse.
+    Raises: ValueError if there is no block, head takes another width than the embedding has, there are not as many
+        caches as attentions, and what embedding and blocks refuse.
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3. PyTorch has no
         counterpart.
     """
@@ -260,6 +269,7 @@ class LanguageModel(nn.Module):
         head: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        _check_head(head, embedding)
         self.embedding = embedding
         self.blocks = _listed(blocks)
         self.norm = nn.Identity() if norm is None else norm
@@ -323,6 +333,15 @@ def _check_segments(ids: Tensor, segment_ids: Tensor, table: Tensor | None) -> N
         )
 
 
+def _check_head(head: nn.Module | None, embedding: Embedding) -> None:
+    d_model = embedding.weight.shape[1]
+    if isinstance(head, nn.Linear) and head.in_features != d_model:
+        raise ValueError(
+            f"a head makes logits of the model's vectors, here d_model={d_model} wide, but got one for "
+            f"{head.in_features} features; make it as torch.nn.Linear({d_model}, {head.out_features})"
+        )
+
+
 def _listed(blocks: Iterable[nn.Module]) -> nn.ModuleList:
     listed = nn.ModuleList(blocks)
     if not len(listed):
@@ -354,4 +373,9 @@ def _with_caches(
 
 def _remembered(caches: Sequence[KVCache] | None) -> int:
     """Return how many tokens the caches hold; the first belongs to self-attention, which sees them all."""
+    if isinstance(caches, KVCache):
+        raise ValueError(
+            f"caches are a sequence, one for each attention, but got a KVCache of length={caches.length} alone; make "
+            "them with new_caches()"
+        )
     return caches[0].length if caches else 0

@@ -244,6 +244,54 @@ def test_a_stack_of_a_and_f_in_turn_is_pytorchs_encoder(data, n_layers, batch, s
     assert_equal_to_pytorch(stack, encoder, words, [x], last(y), last(expected))
 
 
+class DecoderBlocks(nn.Module):
+    """Decoder blocks on top of one another, with or without a norm after the last, as `lib.transformer` has them."""
+
+    def __init__(self, n_layers, last_norm, d_model, n_heads, d_ff, **parts):
+        super().__init__()
+        self.blocks = nn.ModuleList(DecoderBlock(d_model, n_heads, d_ff, **parts) for _ in range(n_layers))
+        self.norm = LayerNorm(d_model) if last_norm else nn.Identity()
+
+    def forward(self, x, memory, **masks):
+        for block in self.blocks:
+            x = block(x, memory, **masks)
+        return self.norm(x)
+
+
+@on_each_device
+@settings(settled, max_examples=40)
+@given(
+    data=st.data(), n_layers=st.integers(1, 3), norm=st.booleans(), batch=st.integers(1, 3), size=sizes(),
+    options=layer_options(),
+)  # fmt: skip
+def test_a_stack_of_decoder_blocks_is_pytorchs_decoder(data, n_layers, norm, batch, size, options, device):
+    (d_model, n_heads, _), (parts, keywords) = size, options
+    seq_len, src_len = data.draw(lengths), data.draw(lengths)
+    drawn = *data.draw(looks(batch, n_heads, seq_len, seq_len)), *data.draw(looks(batch, n_heads, seq_len, src_len))
+    mask, real, memory_mask, memory_real = (None if one is None else one.to(device) for one in drawn)
+    past = torch.ones(seq_len, seq_len, dtype=torch.bool, device=device).tril()
+    stack = make(partial(DecoderBlocks, n_layers, norm), *size, device=device, **parts)
+    layer = nn.TransformerDecoderLayer(*size, **keywords)
+    words = {
+        f"layers.{i}.{word}": f"blocks.{i}.{ours}" for i in range(n_layers) for word, ours in DECODER_WORDS.items()
+    }
+    words |= {"norm": "norm"} if norm else {}
+    decoder = nn.TransformerDecoder(layer, n_layers, nn.LayerNorm(d_model) if norm else None)
+    decoder = with_our_weights(decoder, stack, words)
+    x = tokens(batch, seq_len, d_model, device=device).requires_grad_()
+    memory = tokens(batch, src_len, d_model, seed=2, device=device).requires_grad_()
+    y = stack(x, memory, mask=in_one(mask, real), memory_mask=in_one(memory_mask, memory_real))
+    expected = decoder(
+        x,
+        memory,
+        tgt_mask=theirs(past if mask is None else past & mask, n_heads),
+        tgt_key_padding_mask=theirs_real(real),
+        memory_mask=theirs(memory_mask, n_heads),
+        memory_key_padding_mask=theirs_real(memory_real),
+    )
+    assert_equal_to_pytorch(stack, decoder, words, [x, memory], y, expected)
+
+
 @pytest.mark.parametrize("kind", [EncoderBlock, partial(Stack, "AF")], ids=["encoder", "stack"])
 def test_by_default_a_block_has_what_pytorchs_layer_has_by_default_but_no_dropout(kind):
     block, x = make(kind, 8, 2, 12), tokens(2, 5, 8)
@@ -344,6 +392,22 @@ def test_no_future_token_moves_a_past_output_by_one_bit(kind, dtype, seq_len, de
         assert not torch.equal(moved[:, i], y[:, i])
 
 
+@on_each_device
+@each_precision
+@pytest.mark.parametrize("residual", [PreNorm, PostNorm], ids=["pre", "post"])
+def test_no_future_token_of_a_long_sentence_moves_a_past_output_by_one_bit(residual, dtype, device):
+    # PyTorch's fused kernels take the tokens in blocks of 32 or 64: 130 of them fill several.
+    block = make(EncoderBlock, 16, 2, 32, residual=residual, device=device).to(dtype)
+    x = tokens(2, 130, 16, device=device).to(dtype)
+    y = block(x, is_causal=True)
+    for i in (1, 31, 32, 64, 128, 129):
+        other = x.clone()
+        other[:, i:] = 10 * tokens(2, 130 - i, 16, seed=99, device=device).to(dtype)
+        moved = block(other, is_causal=True)
+        assert torch.equal(moved[:, :i], y[:, :i])
+        assert not torch.equal(moved[:, i], y[:, i])
+
+
 @each_self_block
 def test_without_a_causal_mask_the_past_sees_the_future(kind):
     block, x = make(kind, 8, 2, 12), tokens(2, 5, 8)
@@ -404,6 +468,19 @@ def test_a_sentence_of_padding_only_has_nothing_to_attend_to_and_no_nan(kind, re
     if kind is DecoderBlock:  # and so memory that nobody sees gets no gradient
         assert gradients[1][0].any()
         assert not gradients[1][1].any()
+
+
+@each_self_block
+@pytest.mark.parametrize("residual", [PreNorm, PostNorm], ids=["pre", "post"])
+def test_with_batch_norm_padding_moves_real_tokens_of_a_block_in_training_but_not_in_evaluation(kind, residual):
+    block, x = make(kind, 8, 2, 12, norm=BatchNorm, residual=residual), tokens(2, 5, 8)
+    real = torch.arange(5) < torch.tensor([[5], [3]])
+    other = torch.where(real[..., None], x, 10 * tokens(2, 5, 8, seed=2))
+    y, moved = (block(z, mask=real[:, None, None, :])[real] for z in (x, other))
+    assert (moved - y).abs().max() > 0.1
+    block.eval()
+    y, moved = (block(z, mask=real[:, None, None, :])[real] for z in (x, other))
+    assert torch.equal(moved, y)
 
 
 @each_self_block
@@ -505,6 +582,16 @@ def test_each_attention_takes_one_cache_of_its_own(kind, attentions, without_sha
         arrived = f"here there are {attentions}, but got {len(caches)} caches, {len(set(caches))} of them different"
         with refused("a cache of its own", arrived, "pass what new_caches() returns"):
             causally(block, x, x.clone(), caches=caches)
+
+
+@each_block
+@torch.no_grad()
+def test_a_cache_alone_is_refused_where_a_sequence_of_them_belongs(kind, without_shape_checks):
+    block, x, cache = make(kind, 8, 2, 12), tokens(1, 3, 8), KVCache()
+    attentions = len(block.new_caches())
+    with refused(f"one for each attention, here {attentions}, but got a KVCache of length=0 alone", "new_caches()"):
+        causally(block, x, x.clone(), caches=cache)
+    assert cache.length == 0
 
 
 # ---- A branch that starts at zero ------------------------------------------------------------------------------------
@@ -799,6 +886,19 @@ def test_a_pattern_of_other_letters_is_refused(run, pattern):
 def test_what_heads_that_do_not_divide_would_cost_is_refused(run):
     with refused("share the features evenly", "d_model=8 is no multiple of n_heads=3", "set d_head"):
         run()
+
+
+@pytest.mark.parametrize(
+    ("d_model", "n_heads", "options"),
+    [(0, 1, {}), (8, 0, {}), (-8, 2, {}), (8, -2, {}), (8, 2, {"n_kv_heads": 0}), (8, 2, {"d_head": 0}),
+     (8, 4, {"n_kv_heads": 3}), (8, 2, {"n_kv_heads": 4})],
+)  # fmt: skip
+def test_what_no_attention_has_costs_nothing_that_could_be_counted(d_model, n_heads, options):
+    with pytest.raises(ValueError, match=r"must be 1 or more|no multiple"):
+        MultiHeadAttention(d_model, n_heads, **options)
+    for count in (attention_parameters, partial(attention_flops, 2, 2)):
+        with refused("sizes are 1 or more", f"d_model={d_model}, n_heads={n_heads}", "count what MultiHeadAttention"):
+            count(d_model, n_heads, **options)
 
 
 @torch.no_grad()

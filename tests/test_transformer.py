@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from lib.attention import MultiHeadAttention
+from lib.attention import KVCache, MultiHeadAttention
 from lib.blocks import DecoderBlock, EncoderBlock, ParallelBlock, Stack
 from lib.decoding import beam, greedy
 from lib.device import generator, seeded
@@ -170,6 +170,7 @@ def pytorchs_transformer(pre):
     return nn.Transformer(WIDTH, HEADS, 2, 2, HIDDEN, custom_encoder=encoder, **options).double()
 
 
+@on_each_device
 @settled
 @given(
     batch=st.integers(1, 3),
@@ -178,27 +179,28 @@ def pytorchs_transformer(pre):
     residual=st.sampled_from([PreNorm, PostNorm]),
     seed=st.integers(0, 99),
 )
-def test_a_transformer_is_pytorchs_with_embeddings_and_logits_around_it(batch, src, tgt, residual, seed):
+def test_a_transformer_is_pytorchs_with_embeddings_and_logits_around_it(batch, src, tgt, residual, seed, device):
     ours = a_transformer(residual, seed=seed)
     ours.encoder.norm, ours.decoder.norm = LayerNorm(WIDTH).double(), LayerNorm(WIDTH).double()
-    theirs = pytorchs_transformer(pre=residual is PreNorm)
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator(seed), dtype=torch.float64)
+    ours, theirs = ours.to(device), pytorchs_transformer(pre=residual is PreNorm).to(device)
+    with torch.no_grad():
         for their_weight, rows, our_weight in pairs(theirs, ours):
             their_weight[rows] = our_weight
-    src_ids = padded(some_ids(batch, src, seed=seed), [max(1, src - i) for i in range(batch)])
-    tgt_ids, blocked = some_ids(batch, tgt, seed=seed + 1), src_ids == PAD
+    src_ids = padded(some_ids(batch, src, seed=seed, device=device), [max(1, src - i) for i in range(batch)])
+    tgt_ids, blocked = some_ids(batch, tgt, seed=seed + 1, device=device), src_ids == PAD
     y = theirs(
         ours.encoder.embedding(src_ids),
         ours.decoder.embedding(tgt_ids),
         src_key_padding_mask=blocked,
         memory_key_padding_mask=blocked,
-        tgt_mask=nn.Transformer.generate_square_subsequent_mask(tgt, dtype=torch.float64),
+        tgt_mask=nn.Transformer.generate_square_subsequent_mask(tgt, device=device, dtype=torch.float64),
     )
     want, got = ours.decoder.embedding.logits(y), ours(src_ids, tgt_ids)
     exactly(got, want)
-    towards = torch.randn(got.shape, generator=generator(seed), dtype=torch.float64)
+    towards = torch.randn(got.shape, generator=generator(seed), dtype=torch.float64).to(device)
     mine = dict(zip(ours.parameters(), torch.autograd.grad(got, list(ours.parameters()), towards), strict=True))
     wanted = dict(zip(theirs.parameters(), torch.autograd.grad(want, list(theirs.parameters()), towards), strict=True))
     checked = 0
@@ -215,10 +217,12 @@ def gradients(loss, model):
     return torch.autograd.grad(loss, list(model.parameters()))
 
 
+@on_each_device
 @pytest.mark.parametrize("residual", [PreNorm, PostNorm])
-def test_teacher_forcing_all_places_at_once_has_the_loss_and_gradient_of_one_place_after_the_other(residual):
-    model = a_transformer(residual)
-    src_ids, tgt_ids = padded(some_ids(3, 5), [5, 2, 4]), padded(some_ids(3, 6, seed=2), [6, 6, 3])
+def test_teacher_forcing_all_places_at_once_has_the_loss_and_gradient_of_one_place_after_the_other(residual, device):
+    model = a_transformer(residual).to(device)
+    src_ids = padded(some_ids(3, 5, device=device), [5, 2, 4])
+    tgt_ids = padded(some_ids(3, 6, seed=2, device=device), [6, 6, 3])
     read = shift_right(tgt_ids, BOS)
     at_once = sequence_loss(model(src_ids, read), tgt_ids, PAD)
     steps = [model(src_ids, read[:, : t + 1])[:, -1:] for t in range(6)]
@@ -228,9 +232,10 @@ def test_teacher_forcing_all_places_at_once_has_the_loss_and_gradient_of_one_pla
         exactly(got, want)
 
 
+@on_each_device
 @each_language_model
-def test_a_language_model_learns_all_places_at_once_what_it_learns_one_by_one(kind):
-    model, ids = a_language_model(kind), some_ids(3, 6)
+def test_a_language_model_learns_all_places_at_once_what_it_learns_one_by_one(kind, device):
+    model, ids = a_language_model(kind).to(device), some_ids(3, 6, device=device)
     at_once = sequence_loss(model(ids[:, :-1]), ids[:, 1:], PAD)
     steps = [model(ids[:, : t + 1])[:, -1:] for t in range(5)]
     one_by_one = sequence_loss(torch.cat(steps, dim=1), ids[:, 1:], PAD)
@@ -253,33 +258,45 @@ def test_no_later_token_moves_an_earlier_logit_by_one_bit(kind, dtype, device):
         assert torch.equal(model(changed)[:, :place], before[:, :place])
 
 
-def test_no_later_token_of_the_target_moves_an_earlier_logit_by_one_bit():
-    model, src_ids, tgt_ids = a_transformer(), some_ids(2, 4), some_ids(2, 6, seed=2)
-    changed = torch.cat([tgt_ids[:, :3], some_ids(2, 3, seed=5)], dim=1)
-    assert torch.equal(model(src_ids, tgt_ids)[:, :3], model(src_ids, changed)[:, :3])
+@on_each_device
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=["64", "32", "b16"])
+@pytest.mark.parametrize("residual", [PreNorm, PostNorm], ids=["pre", "post"])
+def test_no_later_token_of_the_target_moves_an_earlier_logit_by_one_bit(residual, dtype, device):
+    model = a_transformer(residual).to(device, dtype)
+    src_ids, tgt_ids = some_ids(2, 4, device=device), some_ids(2, 30, seed=2, device=device)
+    before = model(src_ids, tgt_ids)
+    for place in (1, 3, 17, 29):
+        changed = tgt_ids.clone()
+        changed[:, place:] = changed[:, place:] % (VOCAB - 1) + 1  # each later token is another one
+        after = model(src_ids, changed)
+        assert torch.equal(after[:, :place], before[:, :place])
+        assert not torch.equal(after[:, place], before[:, place])
 
 
+@on_each_device
 @settled
 @given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=3), more=st.integers(1, 4))
-def test_how_much_padding_a_source_has_changes_nothing(lengths, more):
-    model = a_transformer()
-    src_ids, tgt_ids = padded(some_ids(len(lengths), 5), lengths), some_ids(len(lengths), 4, seed=2)
-    longer = torch.cat([src_ids, torch.full((len(lengths), more), PAD)], dim=1)
+def test_how_much_padding_a_source_has_changes_nothing(lengths, more, device):
+    model, n = a_transformer().to(device), len(lengths)
+    src_ids, tgt_ids = padded(some_ids(n, 5, device=device), lengths), some_ids(n, 4, seed=2, device=device)
+    longer = torch.cat([src_ids, torch.full((n, more), PAD, device=device)], dim=1)
     exactly(model(longer, tgt_ids), model(src_ids, tgt_ids))
 
 
-def test_what_stands_for_padding_changes_nothing():
-    model = a_transformer()
-    src_ids, tgt_ids = padded(some_ids(2, 5), [5, 2]), some_ids(2, 4, seed=2)
+@on_each_device
+def test_what_stands_for_padding_changes_nothing(device):
+    model = a_transformer().to(device)
+    src_ids, tgt_ids = padded(some_ids(2, 5, device=device), [5, 2]), some_ids(2, 4, seed=2, device=device)
     before = model(src_ids, tgt_ids)[..., 1:]
     with torch.no_grad():
         model.encoder.embedding.weight[PAD] = 100
     assert torch.equal(model(src_ids, tgt_ids)[..., 1:], before)
 
 
-def test_a_source_of_padding_only_gives_finite_logits_and_gradients():
-    model = a_transformer()
-    logits = model(torch.full((1, 3), PAD), some_ids(1, 4))
+@on_each_device
+def test_a_source_of_padding_only_gives_finite_logits_and_gradients(device):
+    model = a_transformer().to(device)
+    logits = model(torch.full((1, 3), PAD, device=device), some_ids(1, 4, device=device))
     assert logits.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in gradients(logits.sum(), model))
 
@@ -312,21 +329,24 @@ def cuts(draw, length):
     return pieces
 
 
+@on_each_device
 @settled
 @given(kind=st.sampled_from([kind for kind in LANGUAGE_MODELS if kind != "no attention"]), pieces=cuts(7))
 @torch.no_grad()
-def test_a_language_model_with_caches_computes_what_it_does_without(kind, pieces):
-    model, ids = a_language_model(kind), some_ids(2, 7)
+def test_a_language_model_with_caches_computes_what_it_does_without(kind, pieces, device):
+    model, ids = a_language_model(kind).to(device), some_ids(2, 7, device=device)
     caches = model.new_caches()
     steps = [model(piece, caches=caches) for piece in ids.split(pieces, dim=1)]
     exactly(torch.cat(steps, dim=1), model(ids))
 
 
+@on_each_device
 @settled
 @given(pieces=cuts(6), residual=st.sampled_from([PreNorm, PostNorm]))
 @torch.no_grad()
-def test_a_decoder_with_caches_computes_what_it_does_without(pieces, residual):
-    model, src_ids, tgt_ids = a_transformer(residual), padded(some_ids(2, 5), [5, 3]), some_ids(2, 6, seed=2)
+def test_a_decoder_with_caches_computes_what_it_does_without(pieces, residual, device):
+    model, src_ids = a_transformer(residual).to(device), padded(some_ids(2, 5, device=device), [5, 3])
+    tgt_ids = some_ids(2, 6, seed=2, device=device)
     context, caches = model.encode(src_ids), model.new_caches()
     steps = [model.decode(piece, *context, caches=caches) for piece in tgt_ids.split(pieces, dim=1)]
     exactly(torch.cat(steps, dim=1), model(src_ids, tgt_ids))
@@ -453,7 +473,7 @@ def test_weights_go_through_a_file_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Embedding(0, 8), "1 id or more, 1 feature or more .* vocab_size=0, d_model=8"),
+        (lambda: Embedding(0, 8), "1 id or more, 1 feature or more .* vocab_size=0, d_model=8, .*; give len"),
         (lambda: Embedding(8, 8, n_segments=-1), "n_segments=-1"),
         (lambda: Encoder(Embedding(8, 8), []), "1 block or more, but got 0"),
         (lambda: a_language_model()(torch.zeros(2, 3)), r"whole numbers .* got torch.float32 of the shape \(2, 3\)"),
@@ -479,6 +499,26 @@ def test_weights_go_through_a_file_and_back(tmp_path):
         (
             lambda: Embedding(8, 8, n_segments=2)(torch.zeros(2, 3).long(), segment_ids=torch.zeros(1, 3).long()),
             r"one segment for each id, .* \(2, 3\) .* \(1, 3\)",
+        ),
+        (
+            lambda: a_language_model()(some_ids(1, 3), caches=KVCache()),
+            "are a sequence, one for each attention, but got a KVCache of length=0 alone; make them with new_caches",
+        ),
+        (
+            lambda: a_transformer().decode(some_ids(2, 3), torch.zeros(2, 4, WIDTH).double(), caches=KVCache()),
+            "but got a KVCache of length=0 alone",
+        ),
+        (
+            lambda: Embedding(8, 8).logits(torch.zeros(2, 7)),
+            r"rows of their own width, d_model=8, but got the shape \(2, 7\); give the model a head",
+        ),
+        (
+            lambda: LanguageModel(Embedding(8, 8), blocks(EncoderBlock), head=nn.Linear(7, 5)),
+            r"d_model=8 wide, but got one for 7 features; make it as torch.nn.Linear\(8, 5\)",
+        ),
+        (
+            lambda: Transformer(a_transformer().encoder, a_transformer().decoder, pad_id=PAD, head=nn.Linear(7, 5)),
+            "d_model=8 wide, but got one for 7 features",
         ),
         (lambda: a_transformer().decode(some_ids(2, 3), torch.zeros(3, 4, WIDTH).double()), "as many of queries"),
     ],
