@@ -6,7 +6,7 @@ Names, in reading order: `feed_forward`, `FeedForward`; `gated_feed_forward`, `G
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +31,12 @@ def feed_forward(
     Without the bend the two matrices are one, w_1 w_2. After w_2 there is none, so the output can be negative.
 
     Shape: (..., d_model) -> (..., d_model); features mix, tokens never do.
+    Raises: ValueError if the widths do not fit.
     Source: Vaswani et al. 2017, section 3.3, equation 2. Rows are tokens here, so both matrices are the transposes of
         what `torch.nn.Linear` stores.
     """
+    d_model, d_ff = x.shape[-1:], w_1.shape[-1:]
+    _check_shapes(x, w_1=(w_1, d_model + d_ff), b_1=(b_1, d_ff), w_2=(w_2, d_ff + d_model), b_2=(b_2, d_model))
     return activation(x @ w_1 + b_1) @ w_2 + b_2
 
 
@@ -85,8 +88,11 @@ def gated_feed_forward(
     the first gated linear unit, and with the identity the bilinear layer, which bends without any activation.
 
     Shape: (..., d_model) -> (..., d_model); features mix, tokens never do.
+    Raises: ValueError if the widths do not fit.
     Source: Shazeer 2020, "GLU Variants Improve Transformer", equation 6, whose W, V and W_2 are w_gate, w_1 and w_2.
     """
+    d_model, d_ff = x.shape[-1:], w_1.shape[-1:]
+    _check_shapes(x, w_gate=(w_gate, d_model + d_ff), w_1=(w_1, d_model + d_ff), w_2=(w_2, d_ff + d_model))
     return (activation(x @ w_gate) * (x @ w_1)) @ w_2
 
 
@@ -134,7 +140,7 @@ def matched_width(d_ff: int) -> int:
     Source: Shazeer 2020, end of section 2: "reduce the number of hidden units [...] by a factor of 2/3".
     """
     if d_ff < 1:
-        raise ValueError(f"d_ff counts hidden units and must be 1 or more, but got d_ff={d_ff}")
+        raise ValueError(f"d_ff counts hidden units and must be 1 or more, but got d_ff={d_ff}; 4 d_model is usual")
     return max(1, round(2 * d_ff / 3))
 
 
@@ -169,7 +175,7 @@ class MixtureOfExperts(nn.Module):
     ) -> None:
         super().__init__()
         if n_experts < 1:
-            raise ValueError(f"a mixture needs 1 or more experts, but got n_experts={n_experts}")
+            raise ValueError(f"a mixture needs 1 or more experts, but got n_experts={n_experts}; 8 is usual")
         if not 1 <= top_k <= n_experts:
             raise ValueError(
                 f"each token goes to between 1 and all of the experts, but got top_k={top_k} of n_experts={n_experts}; "
@@ -217,7 +223,8 @@ def load_balancing_loss(
     for one that is not, frequent choices by a hair's breadth can give less than 1.
 
     Shape: (..., n_experts), (..., top_k) -> (); one number over all tokens.
-    Raises: ValueError if the probabilities are not n_experts wide, or there are no tokens.
+    Raises: ValueError if the probabilities are not n_experts wide or no probabilities, there are no tokens, or not as
+        many in both.
     Source: Fedus et al. 2022, equations 4 to 6, without the factor alpha (0.01 there). For top_k above 1, f counts
         choices rather than tokens, so that it still sums to one.
     """
@@ -228,14 +235,41 @@ def load_balancing_loss(
         )
     if expert_ids.numel() == 0:
         raise ValueError("shares need at least 1 token, but got 0; leave this batch out")
+    _check_routes(router_probabilities, expert_ids)
     chosen = expert_ids.flatten().bincount(minlength=n_experts).to(router_probabilities.dtype) / expert_ids.numel()
     return n_experts * (chosen * router_probabilities.reshape(-1, n_experts).mean(dim=0)).sum()
+
+
+def _check_routes(probabilities: Tensor, expert_ids: Tensor) -> None:
+    if probabilities.shape[:-1] != expert_ids.shape[:-1]:
+        raise ValueError(
+            f"each token has probabilities and chosen experts, but got tokens {tuple(probabilities.shape[:-1])} and "
+            f"{tuple(expert_ids.shape[:-1])}; take both from one pass"
+        )
+    sums = probabilities.detach().sum(dim=-1, dtype=torch.float32)
+    rounding = probabilities.shape[-1] * torch.finfo(probabilities.dtype).eps  # if every probability were rounded
+    if not (probabilities.detach().min() >= 0 and (sums - 1).abs().max() <= rounding + 1e-5):  # so that NaN is none
+        raise ValueError(
+            f"probabilities are 0 or more and sum to 1 for each token, but the smallest is {probabilities.min():.3g} "
+            f"and the sums reach from {sums.min():.3g} to {sums.max():.3g}; pass the softmax of the router's output"
+        )
+
+
+def _check_shapes(x: Tensor, **weights: tuple[Tensor, Sequence[int]]) -> None:
+    for name, (weight, wanted) in weights.items():
+        if weight.shape != tuple(wanted) or not x.ndim:
+            raise ValueError(
+                f"widths fit where x (..., d_model) meets w_1 (d_model, d_ff) and w_2 (d_ff, d_model), but with x "
+                f"{tuple(x.shape)}, {name} is {tuple(weight.shape)} where {tuple(wanted)} fits; the weight of a "
+                "torch.nn.Linear comes transposed, as weight.T"
+            )
 
 
 def _check_parts(d_model: int, d_ff: int, activation: Activation) -> None:
     if min(d_model, d_ff) < 1:
         raise ValueError(
-            f"d_model and d_ff count features and must be 1 or more, but got d_model={d_model}, d_ff={d_ff}"
+            f"d_model and d_ff count features and must be 1 or more, but got d_model={d_model}, d_ff={d_ff}; "
+            "d_ff = 4 d_model is usual"
         )
     if not callable(activation) or isinstance(activation, type):
         raise ValueError(

