@@ -111,6 +111,13 @@ def test_a_model_has_exactly_the_number_of_parameters_that_it_states(maker):
     assert f"    {COUNTS[maker]:,} parameters" in maker.__doc__
 
 
+@pytest.mark.parametrize(("maker", "printed"), [(transformer_base, 65), (transformer_big, 213)])
+def test_the_docstring_says_how_far_the_paper_s_figure_is_from_the_count(maker, printed):
+    away = printed - COUNTS[maker] / 1e6
+    said = f"The paper prints {printed} million, {abs(away):.1f} million {'more' if away > 0 else 'fewer'}"
+    assert said in maker.__doc__
+
+
 def test_the_parts_that_docstrings_count_have_these_numbers():
     with torch.device("meta"):
         base, big, with_pooler = transformer_base(), transformer_big(), bert_base()
@@ -322,6 +329,21 @@ def assert_gradients_agree(load, theirs, ours, gradients):
     load(gradients, {name: parameter.grad for name, parameter in theirs.named_parameters()})
     for (name, got), wanted in zip(ours.named_parameters(), gradients.parameters(), strict=True):
         torch.testing.assert_close(got.grad, wanted.detach(), rtol=1e-10, atol=1e-10, msg=f"{name} differs")
+
+
+@on_each_device
+@torch.no_grad()
+def test_bert_and_gpt2_compute_what_hugging_faces_do_on_each_device(hugging_face, device):
+    close = partial(torch.testing.assert_close, rtol=0, atol=1e-12)
+    ids, segments = (one.to(device) for one in two_texts())
+    real, mask = (ids != PAD).long(), padding_mask(ids, PAD)
+    theirs, ours = their_bert(hugging_face).double().to(device), our_bert().double().to(device)
+    load_bert(ours, theirs.state_dict())
+    want = theirs(ids, attention_mask=real, token_type_ids=segments)
+    close(ours(ids, mask=mask, segment_ids=segments), (want.last_hidden_state, want.pooler_output))
+    theirs, ours = their_gpt2(hugging_face).double().to(device), our_gpt2().double().to(device)
+    load_gpt2(ours, theirs.state_dict())
+    close(ours(ids, mask=mask), theirs(ids, attention_mask=real).logits)
 
 
 def test_berts_gradients_are_hugging_faces_too(hugging_face):
