@@ -74,6 +74,7 @@ def greedy(
         pad_id are no ids of the model, predict's logits or the context do not have a row for each sequence, a sequence
         has no possible next symbol (its logits are NaN, or all minus infinity), a cache is not empty, or the caches are
         not those that predict remembers with.
+    Source: `generate` of `transformers` with do_sample=False, where prompts are filled up on the left.
     """
     writing = _Writing(predict, prompt_ids, eos_id, max_len, pad_id, context, caches)
     for logits in writing:
@@ -144,6 +145,7 @@ def sample(
     Args: the rest as `greedy`.
     Shape: (batch, prompt) -> (batch, seq), with the prompts, seq <= max_len; sequences never mix.
     Raises: ValueError as `greedy`, `keep_top_k` and `keep_top_p`, or if the temperature is not above 0, or infinite.
+    Source: `generate` of `transformers` with do_sample=True, which restricts in the same order.
     """
     if not 0 < temperature < math.inf:
         raise ValueError(

@@ -107,6 +107,7 @@ def letter_ids(spellings: Sequence[str]) -> Int[Tensor, "word letter"]:
 
     Shape: n spellings -> (n, letters of the longest).
     Raises: ValueError if a spelling has a character that is not in LETTERS, or one string comes instead of several.
+    Source: `torch.nn.utils.rnn.pad_sequence`, which fills up rows of ids in the same way.
     """
     if isinstance(spellings, str):
         raise ValueError(f"letter_ids takes several spellings, but got the one string {spellings!r}; put it in a list")
@@ -202,6 +203,8 @@ def pronunciation_batches(
 
     Shape: () -> (batch_size, longest spelling), (batch_size, longest pronunciation + 1).
     Raises: ValueError if there are no words, or a size is below 1; at once, not at the first batch.
+    Source: Vaswani et al. 2017, section 5.1, "batched together by approximate sequence length"; as many pairs in each
+        batch here, as many tokens there.
     """
     if not words or batch_size < 1 or (n_batches is not None and n_batches < 1):
         raise ValueError(

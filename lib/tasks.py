@@ -90,6 +90,8 @@ def task_batches(
     Shape: () -> (batch_size, longest question + 1), (batch_size, longest answer + 1).
     Raises: ValueError if a size is below 1, or max_length is below min_length, at once; or at the first batch, if an
         answer has other symbols than the numbers.
+    Source: Graves et al. 2014, "Neural Turing Machines", section 4, for tasks whose data never end; copy is 4.1 there,
+        with vectors of bits for symbols, and 4.5 sorts by a priority that comes with each.
     """
     if min(batch_size, n_batches) < 1:
         raise ValueError(

@@ -318,7 +318,7 @@ RULES = {
     "One ": "is not one sentence on the first line, ending in a full stop, followed by a blank line or nothing",
     "Shape": "takes or returns tensors, and has no Shape",
     "Raises": "raises, and has no Raises",
-    "Source": "is a part, and has no Source",
+    "Source": "is a part, or computes with tensors in assembly or practice, and has no Source",
     "annotations": "has parameters or a result without annotation",
 }
 
@@ -332,9 +332,15 @@ def public(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.ClassDef]:
 
 
 def raising(tree: ast.Module, node: ast.AST, seen: frozenset[str] = frozenset()) -> bool:
-    """Tell whether this raises an error, itself or through the private functions of its module."""
-    private = {one.name: one for one in tree.body if isinstance(one, FUNCTIONS) and one.name.startswith("_")}
-    called = {one.func.id for one in ast.walk(node) if isinstance(one, ast.Call) and isinstance(one.func, ast.Name)}
+    """Tell whether this raises an error, itself or through private functions, classes and methods of its module."""
+    defined = [*tree.body, *(one for outer in tree.body if isinstance(outer, ast.ClassDef) for one in outer.body)]
+    private = {
+        one.name: one
+        for one in defined
+        if isinstance(one, FUNCTIONS | ast.ClassDef) and re.match("_[a-zA-Z]", one.name)
+    }
+    calls = (ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call))
+    called = {name.removeprefix("self.") for name in calls}
     raised = [ast.unparse(one.exc) for one in ast.walk(node) if isinstance(one, ast.Raise) and one.exc]
     return any(re.match(r"\w+Error\b", error) for error in raised) or any(
         raising(tree, private[name], seen | {name}) for name in (called & set(private)) - seen
@@ -346,6 +352,19 @@ def with_tensors(function: ast.FunctionDef) -> bool:
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
     annotations = [*(argument.annotation for argument in arguments), function.returns]
     return any(re.search(r"\bTensor\b", re.sub(r"Callable\[.*\]", "", ast.unparse(one))) for one in annotations if one)
+
+
+def wants_source(node: ast.AST, tree: ast.Module, room: str) -> bool:
+    """Tell whether a reader will ask where this comes from, and what differs from PyTorch or the paper.
+
+    All parts; elsewhere what computes with tensors, and of a class the class, not its methods once more. What only
+    stores or names something has no counterpart, and a line that says so would say nothing.
+    """
+    if room in PARTS:
+        return True
+    functions = node.body if isinstance(node, ast.ClassDef) else [node]
+    called = [one for one in functions if isinstance(one, FUNCTIONS) and (one is node or one.name == "forward")]
+    return room in ASSEMBLY | PRACTICE and node in tree.body and any(map(with_tensors, called))
 
 
 def faults(source: str, room: str) -> list[str]:
@@ -366,7 +385,7 @@ def faults(source: str, room: str) -> list[str]:
             "One ": not one_sentence,
             "Shape": not spoken_for and any(map(with_tensors, functions)) and "Shape:" not in text,
             "Raises": not spoken_for and any(raising(tree, one) for one in functions) and "Raises:" not in text,
-            "Source": room in PARTS and not spoken_for and "Source:" not in text,
+            "Source": wants_source(node, tree, room) and not spoken_for and "Source:" not in text,
             "annotations": not all(map(annotated, functions)),
         }
         found += [f"{node.name} (line {node.lineno}) {RULES[rule]}" for rule, missing in wanted.items() if missing]
@@ -413,6 +432,37 @@ def _check(x):
 def test_a_fault_in_a_docstring_is_found(old, new, rule):
     assert faults(GOOD, "norms") == []
     assert f"double (line 2) {RULES[rule]}" in faults(GOOD.replace(old, new, 1), "norms")
+
+
+@pytest.mark.parametrize("room", ["norms", "transformer", "decoding", "training"])
+def test_what_computes_with_tensors_has_a_source_and_elsewhere_the_rest_needs_none(room):
+    missing = f"double (line 2) {RULES['Source']}"
+    assert missing in faults(GOOD.replace("Source:", ""), room)
+    assert missing not in faults(GOOD.replace("Source:", ""), "plots")
+    without_tensors = GOOD.replace("Source:", "").replace("Tensor", "str")
+    assert (missing in faults(without_tensors, room)) == (room == "norms")
+
+
+PRIVATE = """class Checked(nn.Module):
+    def forward(self) -> None:
+        "Return it."
+        self._check()
+    def _check(self):
+        raise ValueError
+def by_class() -> None:
+    "Return it."
+    _Inner()
+class _Inner:
+    def __init__(self):
+        raise ValueError
+"""
+
+
+def test_errors_are_found_through_private_methods_and_classes():
+    assert f"Checked (line 1) {RULES['Raises']}" in faults(PRIVATE, "plots")
+    assert f"by_class (line 7) {RULES['Raises']}" in faults(PRIVATE, "plots")
+    others = PRIVATE.replace("self._check()", "other._check()").replace("    _Inner()", "    _Inner")
+    assert not [fault for fault in faults(others, "plots") if RULES["Raises"] in fault]
 
 
 def test_the_docstring_of_a_class_speaks_for_its_constructor_and_for_forward():

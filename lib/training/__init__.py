@@ -73,6 +73,8 @@ def train(
         a gradient is not; the model then is as the last good step left it. Also if the checkpoint is damaged or belongs
         to another model, optimiser or batches; then the file stays as it is. Under torchrun, if a trainable parameter
         has no part in the loss.
+    Source: the loop of PyTorch's own tutorials: zero_grad, backward, `clip_grad_norm_`, step; the schedule as in
+        `torch.optim.lr_scheduler.LambdaLR`.
     """
     if clip is not None and not clip > 0:
         raise ValueError(

@@ -114,6 +114,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
     """Return where PyTorch's random numbers stand, on the CPU and on this device.
 
     Shape: a vector of bytes each.
+    Source: `torch.get_rng_state`, `torch.cuda.get_rng_state`.
     """
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -125,6 +126,7 @@ def restore_random_states(states: Mapping[str, Tensor], device: torch.device) ->
     """Let PyTorch's random numbers go on from where they stood; a device that was not there starts as it is.
 
     Shape: a vector of bytes each.
+    Source: `torch.set_rng_state`, `torch.cuda.set_rng_state`.
     """
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:

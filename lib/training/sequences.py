@@ -24,6 +24,8 @@ def shift_right(tgt_ids: Int[Tensor, "batch seq"], bos_id: int) -> Int[Tensor, "
 
     Shape: (batch, seq) -> (batch, seq); every token moves one position, and sequences never mix.
     Raises: ValueError if the sequences are empty, or there are not two axes.
+    Source: Vaswani et al. 2017, section 3.1, "output embeddings are offset by one position"; teacher forcing is
+        Williams and Zipser 1989, "A Learning Algorithm for Continually Running Fully Recurrent Neural Networks".
     """
     if tgt_ids.ndim != 2 or not tgt_ids.shape[1]:
         raise ValueError(
@@ -106,6 +108,7 @@ def counted_tokens() -> Iterator[list[Tensor]]:
     """Collect over how many tokens each sequence_loss inside the block takes its mean.
 
     Shape: a list of numbers, ().
+    Source: none; DistributedDataParallel takes the mean over processes, whatever their tokens.
     """
     counts: list[Tensor] = []
     before = _listener.set(counts)
