@@ -240,7 +240,8 @@ class MultiHeadAttention(nn.Module):
             _check_mask(mask, (len(query), self.n_heads, query.shape[1], earlier + key.shape[1]))
         queries, keys, values = self._project(query, key, value, cache)
         mask, is_causal = self._allow(mask, is_causal, queries, keys)
-        if self.weights_dropout._forward_hooks:  # somebody looks
+        dropout = self.weights_dropout
+        if dropout._forward_hooks:  # somebody looks
             gathered = self._by_formula(queries, keys, values, mask, is_causal)
         else:
             gathered = F.scaled_dot_product_attention(
@@ -248,7 +249,7 @@ class MultiHeadAttention(nn.Module):
                 keys,
                 values,
                 attn_mask=mask,
-                dropout_p=self.weights_dropout.p if self.weights_dropout.training else 0.0,
+                dropout_p=dropout.p if dropout.training else 0.0,
                 is_causal=is_causal,
                 enable_gqa=self.n_kv_heads != self.n_heads,
             )

@@ -34,7 +34,7 @@ class PreNorm(nn.Module):
         super().__init__()
         _check_norm(norm)
         self.norm = norm
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Float[Tensor, "*shape"], sublayer: Sublayer) -> Float[Tensor, "*shape"]:
         """Return the sum."""
@@ -62,7 +62,7 @@ class PostNorm(nn.Module):
         super().__init__()
         _check_norm(norm)
         self.norm = norm
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Float[Tensor, "*shape"], sublayer: Sublayer) -> Float[Tensor, "*shape"]:
         """Return the normalised sum."""
@@ -90,7 +90,7 @@ class ReZero(nn.Module):
         super().__init__()
         _check_norm(norm)
         self.alpha = nn.Parameter(torch.zeros(()))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Float[Tensor, "*shape"], sublayer: Sublayer) -> Float[Tensor, "*shape"]:
         """Return the sum."""
@@ -118,7 +118,7 @@ class NoResidual(nn.Module):
         super().__init__()
         _check_norm(norm)
         self.norm = norm
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Float[Tensor, "*shape"], sublayer: Sublayer) -> Float[Tensor, "*shape"]:
         """Return the normalised output."""
