@@ -5,7 +5,7 @@
 | `repository`  | Colab, source, edit and issue links of the repository the book is built from     |
 | `mathematics` | typesets TeX with the KaTeX that lies in `book/_vendor`, on pages that have some |
 | `icons`       | replaces the theme's 1.5 MB icon script by the outlines that the pages use       |
-| `pages`       | lazy images with a size, no scripts that nothing uses                            |
+| `pages`       | lazy images with a size, tables that stack on a phone, no scripts without a use  |
 
 Nothing here fetches anything, at build time or at view time.
 """

@@ -1,4 +1,4 @@
-"""Lighter, steadier, described pages: pictures that wait and keep their place, folds with true names, no idle files.
+"""Lighter, steadier, described pages: pictures that wait and keep their place, true names for folds, tables that stack.
 
 The description is ours, not sphinxext-opengraph's, which puts raw TeX into it and writes addresses without a host.
 """
@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+from bs4 import BeautifulSoup
 from docutils import nodes
 from PIL import Image, UnidentifiedImageError
 from sphinx.application import Sphinx
@@ -19,6 +20,9 @@ from sphinx.config import Config
 MISNAMED_FOLD = '<summary aria-label="Toggle hidden content">'  # says less than the words inside it
 IMAGE = re.compile(r'<img\b(?P<attributes>[^>]*?\bsrc="(?P<source>[^"]+)"[^>]*?)\s*/?>')
 SIZED = re.compile(r'\b(?:width|height)=|style="[^"]*\b(?:width|height):')
+TABLE = re.compile(r'<table class="table\b.*?</table>', re.DOTALL)
+MANY_COLUMNS = 4  # so many do not fit a phone: there each row becomes a card
+ROLES = {"table": "table", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "th": "columnheader", "td": "cell"}
 # Live code is off. Its settings, which are written twice, would raise an error on every page.
 IDLE = ("sphinx-thebe.js", "sphinx-thebe.css", "THEBE_JS_URL")
 DESCRIPTION_LENGTH = 200
@@ -45,12 +49,30 @@ def steady(match: re.Match[str], files: dict[str, Path]) -> str:
     return f"<img{attributes} />"
 
 
+def stackable(match: re.Match[str]) -> str:
+    """Return a table of many columns whose cells know their column's name, for book.css to show under one another.
+
+    The roles say what the tags say: some browsers forget it where a style sheet lays out tables as blocks.
+    """
+    table = BeautifulSoup(match[0], "html.parser").table
+    names = [re.sub(r"\\[()]", "", " ".join(head.get_text().split())) for head in table.select("thead th")]
+    if len(names) < MANY_COLUMNS:
+        return match[0]
+    table["class"] = [*table["class"], "stacks"]
+    for tag in (table, *table(list(ROLES))):
+        tag["role"] = ROLES[tag.name]
+    for row in table.select("tbody tr"):
+        for cell, name in zip(row("td"), names, strict=True):
+            cell["data-label"] = name
+    return str(table)
+
+
 def mend_body(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document) -> None:
-    """Give each picture its size, so that text does not jump, and let it wait until it is near; let folds speak."""
+    """Give each picture its size, so that text does not jump, and let it wait; let folds speak and tables stack."""
     if app.builder.format == "html" and "body" in context:
         files = {name: Path(app.srcdir) / source for source, name in app.builder.images.items()}
         body = context["body"].replace(MISNAMED_FOLD, "<summary>")
-        context["body"] = IMAGE.sub(lambda match: steady(match, files), body)
+        context["body"] = IMAGE.sub(lambda match: steady(match, files), TABLE.sub(stackable, body))
 
 
 def drop_idle_files(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document) -> None:
