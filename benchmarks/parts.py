@@ -1,6 +1,6 @@
 """Does a part of the block cost more than its arithmetic, and is it faster than PyTorch's own module?
 
-    python -m benchmarks.parts [--rounds 21] [--device cuda] [--dtype bfloat16]
+    python -m benchmarks.parts [--rounds 15] [--device cuda] [--dtype bfloat16]
 
 Exits with 1 if a bar is missed: at most 1.05 times the floor, 1.10 where d_model is 64 and Python's own time shows; and
 faster than PyTorch's module wherever that is more than 2 % above the floor, or as fast where both call one function.
@@ -222,7 +222,7 @@ FAMILIES = (norms, residuals, positions, attentions, blocks, evaluated)
 
 def main() -> int:
     """Measure, print and write the report."""
-    asked = settings("parts", __doc__, rounds=21)
+    asked = settings("parts", __doc__, rounds=15)
     title = "Parts and blocks against the barest composition of PyTorch's functions"
     headings = ["part", "way", "batch × sequence × d_model"]
     return 0 if report(title, asked, headings, cases(asked, FAMILIES), peers=["nn"]) else 1
