@@ -6,9 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import pytest
 from conftest import ROOT, OpenPage, Visit, page_paths, visiting
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -76,6 +80,27 @@ FULL_LINES = """() => [...document.querySelectorAll(".bd-article > section p")].
   }
   return lines.slice(0, -1);
 })"""
+# What keeps a reader from a table: that it scrolls sideways, and cells out of sight or without their column's name,
+# which stands above them or, where rows are stacked, beside them.
+TABLE_FAULTS = """() => [...document.querySelectorAll(".bd-article table")].flatMap(table => {
+  const faults = [], columns = [...table.querySelectorAll("thead th")];
+  const head = table.tHead?.getBoundingClientRect();
+  for (let box = table; box.localName !== "article"; box = box.parentElement)
+    if (["auto", "scroll"].includes(getComputedStyle(box).overflowX) && box.scrollWidth > box.clientWidth + 1)
+      faults.push(`${box.className} scrolls by ${box.scrollWidth - box.clientWidth} px`);
+  for (const row of table.tBodies[0].rows) [...row.cells].forEach((cell, index) => {
+    const {left, right, width, height} = cell.getBoundingClientRect(), text = cell.textContent.trim();
+    if (!text) return;
+    if (!cell.checkVisibility() || Math.min(width, height) <= 1 || left < 0 || right > innerWidth)
+      faults.push(`out of sight: ${text}`);
+    const column = columns[index], name = JSON.stringify(column?.textContent.trim());
+    const above = column && head.height > 1 && Math.abs(column.getBoundingClientRect().left - left) < 2;
+    if (column && !above && getComputedStyle(cell, "::before").content !== name)
+      faults.push(`not called ${name}: ${text}`);
+  });
+  return faults;
+})"""
+OPEN_FOLDS = "folds => document.querySelectorAll(folds).forEach(fold => { fold.open = true; })"
 LAPTOP = 1280 - 15  # less a scroll bar, which a browser without a window does not draw
 FOLDS = ".bd-article details:not([class])"
 
@@ -175,6 +200,38 @@ def test_every_code_cell_shows_its_lines_whole_on_a_laptop(open_page: OpenPage, 
 def test_a_line_of_prose_holds_65_to_85_characters(open_page: OpenPage, chapter: str) -> None:
     lines = open_page(chapter, width=1440).page.evaluate(FULL_LINES)
     assert 65 <= median(lines) <= 85, sorted(lines)
+
+
+def opened_on_a_phone(open_page: OpenPage, path: str) -> Page:
+    page = open_page(path, **MODES["phone"]).page
+    page.wait_for_load_state("networkidle")  # the front door leads on
+    page.evaluate(OPEN_FOLDS, FOLDS)
+    return page
+
+
+def test_on_a_phone_no_table_scrolls_and_every_cell_stands_with_its_column_s_name(
+    open_page: OpenPage, path: str
+) -> None:
+    page = opened_on_a_phone(open_page, path)
+    assert page.evaluate(TABLE_FAULTS) == []
+    columns, cells = (page.locator(f".bd-article {part}").count() for part in ("thead th", "td"))
+    heard = page.get_by_role("columnheader").count(), page.get_by_role("cell").count()
+    assert heard == (columns, cells), "who listens hears a table, with the names of its columns"
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "fault"),
+    [
+        ("table.stacks { min-width: 40rem }", "scrolls by "),
+        ("table.stacks td::before { content: none !important }", 'not called "Meaning": '),
+        ("table.stacks td:nth-child(4) { display: none !important }", "out of sight: "),
+        ("table.stacks td { translate: 5rem }", "out of sight: "),
+    ],
+)
+def test_a_table_that_does_not_fit_a_phone_would_be_found(open_page: OpenPage, spoilt: str, fault: str) -> None:
+    page = opened_on_a_phone(open_page, "book/notation.html")
+    page.add_style_tag(content=spoilt)
+    assert any(found.startswith(fault) or f" {fault}" in found for found in page.evaluate(TABLE_FAULTS))
 
 
 def test_folds_open_and_close_by_keyboard(open_page: OpenPage, path: str) -> None:

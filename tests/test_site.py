@@ -218,6 +218,34 @@ def module(folder: Path, name: str) -> ModuleType:
 
 
 REPOSITORY = module(ROOT / "book/_ext", "book_site.repository")
+PAGES = module(ROOT / "book/_ext", "book_site.pages")
+
+
+def written_table(columns: int) -> str:
+    """Return a table as the theme writes it, with a formula in its head and in its cells."""
+    head = "".join(f'<th class="head"><p>a  <em>b</em> \\({number}\\)</p></th>' for number in range(columns))
+    cells = "".join(f'<td><p><span class="math">\\(1 &lt; {number}\\)</span></p></td>' for number in range(columns))
+    rows = f'<tr class="row-even">{cells}</tr>\n<tr class="row-odd">{cells}</tr>'
+    return f'<table class="table">\n<thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n{rows}\n</tbody>\n</table>'
+
+
+def test_the_cells_of_a_wide_table_know_their_column_and_their_role() -> None:
+    given = f"<p>before</p>{written_table(4)}<p>between</p>{written_table(3)}"
+    mended = PAGES.TABLE.sub(PAGES.stackable, given)
+    assert mended.endswith(f"<p>between</p>{written_table(3)}"), "a narrow table fits and stays as it is"
+    table = BeautifulSoup(mended, "html.parser").table
+    assert table["class"] == ["table", "stacks"]
+    for row in table.select("tbody tr"):
+        assert [cell["data-label"] for cell in row("td")] == ["a b 0", "a b 1", "a b 2", "a b 3"]
+    roles = {tag.name: tag["role"] for tag in (table, *table(["thead", "tbody", "tr", "th", "td"]))}
+    assert roles == PAGES.ROLES
+    for tag in (table, *table(True)):
+        for added in ("role", "data-label"):
+            del tag[added]
+    del table["class"]
+    assert str(table) == written_table(4).replace(' class="table"', ""), "and nothing else is changed"
+
+
 C_D = {"GITHUB_REPOSITORY": "c/d"}
 PUSH = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF_TYPE": "branch", "GITHUB_REF_NAME": "dev"}
 
