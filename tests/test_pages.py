@@ -100,6 +100,48 @@ TABLE_FAULTS = """() => [...document.querySelectorAll(".bd-article table")].flat
   });
   return faults;
 })"""
+# Pieces of text that lie on one another. A piece is what one line holds of one text node, cut to the boxes that clip
+# it, so that what is there for screen readers only has no size left; a formula is a piece for each part that does not
+# break. The boxes of letters are higher than letters: neighbouring lines may share up to a quarter of them.
+OVERLAPS = """() => {
+  const whole = {left: -Infinity, top: -Infinity, right: Infinity, bottom: Infinity}, clips = new Map(), pieces = [];
+  const cut = (a, b) => ({
+    left: Math.max(a.left, b.left), top: Math.max(a.top, b.top),
+    right: Math.min(a.right, b.right), bottom: Math.min(a.bottom, b.bottom),
+  });
+  const clip = element => {
+    if (!element) return whole;
+    if (!clips.has(element)) {
+      const {overflowX, clipPath} = getComputedStyle(element), cuts = overflowX !== "visible" || clipPath !== "none";
+      const outer = clip(element === document.body ? null : element.parentElement);
+      clips.set(element, cuts ? cut(outer, element.getBoundingClientRect()) : outer);
+    }
+    return clips.get(element);
+  };
+  const add = (element, text, boxes) => {
+    if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) return;
+    for (const box of [...boxes].map(box => cut(box, clip(element))))
+      if (box.right - box.left > 2 && box.bottom - box.top > 2) pieces.push({...box, text: text.trim().slice(0, 40)});
+  };
+  const nodes = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = document.createRange();
+  for (let node; (node = nodes.nextNode());) {
+    if (!node.data.trim() || node.parentElement.closest(".katex")) continue;
+    range.selectNodeContents(node);
+    add(node.parentElement, node.data, range.getClientRects());
+  }
+  for (const part of document.querySelectorAll(".katex-html > .base"))
+    add(part, part.textContent, part.getClientRects());
+  pieces.sort((a, b) => a.top - b.top);
+  return pieces.flatMap((a, at) => {
+    const found = [];
+    for (let next = at + 1; next < pieces.length && pieces[next].top < a.bottom; next++) {
+      const b = pieces[next], {left, top, right, bottom} = cut(a, b);
+      const least = Math.min(a.bottom - a.top, b.bottom - b.top) / 4;
+      if (right - left > 2 && bottom - top > least) found.push(`"${a.text}" and "${b.text}"`);
+    }
+    return found;
+  });
+}"""
 OPEN_FOLDS = "folds => document.querySelectorAll(folds).forEach(fold => { fold.open = true; })"
 LAPTOP = 1280 - 15  # less a scroll bar, which a browser without a window does not draw
 FOLDS = ".bd-article details:not([class])"
@@ -202,17 +244,40 @@ def test_a_line_of_prose_holds_65_to_85_characters(open_page: OpenPage, chapter:
     assert 65 <= median(lines) <= 85, sorted(lines)
 
 
-def opened_on_a_phone(open_page: OpenPage, path: str) -> Page:
-    page = open_page(path, **MODES["phone"]).page
+def opened(open_page: OpenPage, path: str, mode: str) -> Page:
+    """The page with all its folds open."""
+    page = open_page(path, **MODES[mode]).page
     page.wait_for_load_state("networkidle")  # the front door leads on
     page.evaluate(OPEN_FOLDS, FOLDS)
+    page.evaluate(READ_TO_THE_END)
     return page
+
+
+@pytest.mark.parametrize("mode", ["wide", "phone"])
+def test_no_text_lies_on_another(open_page: OpenPage, path: str, mode: str) -> None:
+    assert opened(open_page, path, mode).evaluate(OVERLAPS) == []
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "overlap"),
+    [
+        ("h2 { margin-bottom: -3rem !important }", r'^"The puzzle" and "'),
+        (".bd-article p { line-height: .6 !important }", r'^"(.+)" and "\1"$'),
+        (".xpl-ticks > span { left: 0 !important }", r'^"\d+" and "\d+"$'),
+        (".katex-html { position: relative; right: 2rem }", ""),
+        (".prev-next-area { margin-top: -4rem; position: relative }", r'and "(next|previous)"'),
+    ],
+)
+def test_text_that_lies_on_another_would_be_found(open_page: OpenPage, chapter: str, spoilt: str, overlap: str) -> None:
+    page = opened(open_page, chapter, "wide")
+    page.add_style_tag(content=spoilt)
+    assert any(re.search(overlap, found) for found in page.evaluate(OVERLAPS))
 
 
 def test_on_a_phone_no_table_scrolls_and_every_cell_stands_with_its_column_s_name(
     open_page: OpenPage, path: str
 ) -> None:
-    page = opened_on_a_phone(open_page, path)
+    page = opened(open_page, path, "phone")
     assert page.evaluate(TABLE_FAULTS) == []
     columns, cells = (page.locator(f".bd-article {part}").count() for part in ("thead th", "td"))
     heard = page.get_by_role("columnheader").count(), page.get_by_role("cell").count()
@@ -229,7 +294,7 @@ def test_on_a_phone_no_table_scrolls_and_every_cell_stands_with_its_column_s_nam
     ],
 )
 def test_a_table_that_does_not_fit_a_phone_would_be_found(open_page: OpenPage, spoilt: str, fault: str) -> None:
-    page = opened_on_a_phone(open_page, "book/notation.html")
+    page = opened(open_page, "book/notation.html", "phone")
     page.add_style_tag(content=spoilt)
     assert any(found.startswith(fault) or f" {fault}" in found for found in page.evaluate(TABLE_FAULTS))
 
