@@ -142,6 +142,11 @@ OVERLAPS = """() => {
     return found;
   });
 }"""
+# The sign at the head of each verdict: what it is called, and how large it is drawn.
+SIGNS = """() => [...document.querySelectorAll(".verdict")].map(verdict => {
+  const sign = verdict.querySelector("p:first-child > svg[role=img]"), box = sign?.getBoundingClientRect();
+  return [sign?.querySelector("title").textContent, box ? Math.min(box.width, box.height) : 0];
+})"""
 OPEN_FOLDS = "folds => document.querySelectorAll(folds).forEach(fold => { fold.open = true; })"
 LAPTOP = 1280 - 15  # less a scroll bar, which a browser without a window does not draw
 FOLDS = ".bd-article details:not([class])"
@@ -237,6 +242,12 @@ def test_every_code_cell_shows_its_lines_whole_on_a_laptop(open_page: OpenPage, 
     assert min(box["letters"] for box in page.evaluate(CODE)) >= 13, "and not by letters too small to read"
     page.set_viewport_size({"width": 360, "height": 740})
     assert max(box["out_of_sight"] for box in page.evaluate(CODE)) > 0, "on a phone code scrolls, and this test sees it"
+
+
+def test_every_verdict_is_drawn_with_its_sign(open_page: OpenPage, chapter: str) -> None:
+    signs = open_page(chapter, width=360).page.evaluate(SIGNS)
+    assert {name for name, _ in signs} == {"not attempted", "failed"}, "stubs, and a bug to find"
+    assert min(size for _, size in signs) >= 12
 
 
 def test_a_line_of_prose_holds_65_to_85_characters(open_page: OpenPage, chapter: str) -> None:
