@@ -43,7 +43,8 @@ class ExecutionError(Exception):
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
     """Return the environment variables under which notebooks are executed."""
-    inherited = {name: value for name, value in os.environ.items() if name not in LIVE_FRONT_ENDS}
+    left_out = {*LIVE_FRONT_ENDS, "COVERAGE_PROCESS_CONFIG"}  # tracing each line would double the time
+    inherited = {name: value for name, value in os.environ.items() if name not in left_out}
     return {**inherited, **settings}
 
 
