@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from functools import partial
 
 import pytest
@@ -499,10 +500,75 @@ every_decoder = pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODER
 
 
 @every_decoder
-@pytest.mark.parametrize("shape", [(3,), (1, 2, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(), (3,), (1, 2, 3)], ids=str)
 def test_prompts_of_another_number_of_axes_are_refused(decode, shape, without_shape_checks):
     with pytest.raises(ValueError, match=r"two axes, \(batch, prompt\), but got the shape \(.*; for a single prompt"):
         decode(Chain(), torch.ones(shape, dtype=torch.long), **greedily)
+
+
+@every_decoder
+@pytest.mark.parametrize(
+    ("given", "arrived"),
+    [
+        (None, "NoneType"),
+        ([[BOS], [1]], "list"),
+        (prompts([BOS]).float(), r"torch\.float32"),
+        (prompts([BOS]) > 0, r"torch\.bool"),
+        (prompts([BOS]).to(torch.int8), r"torch\.int8"),  # an id above 127 would become another one
+    ],
+    ids=["None", "list", "float", "bool", "int8"],
+)
+def test_prompts_that_are_no_ids_are_refused(decode, given, arrived, without_shape_checks):
+    with pytest.raises(ValueError, match=rf"of torch.int64 or torch.int32 .*, but got {arrived}; for a single prompt"):
+        decode(Chain(), given, **greedily)
+
+
+@every_decoder
+def test_ids_of_32_bits_are_continued_as_those_of_64(decode):
+    for short, long in zip(decode(Chain(), STARTS.int(), **greedily), decode(Chain(), STARTS, **greedily), strict=True):
+        assert torch.equal(short, long.to(short.dtype))
+
+
+@every_decoder
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_len": 5.0}, r"max_len is a whole number, but got 5\.0; pass an int"),
+        ({"max_len": None}, "max_len is a whole number, but got None"),
+        ({"max_len": -3}, "must leave room for 1 symbol or more, but got max_len=-3"),
+        ({"eos_id": None}, "eos_id is a whole number, but got None"),
+        ({"eos_id": 1.5}, r"eos_id is a whole number, but got 1\.5"),
+        ({"eos_id": "</s>"}, "eos_id is a whole number, but got '</s>'"),
+        ({"pad_id": 0.5}, r"pad_id is a whole number, but got 0\.5"),
+        ({"context": None}, r"is a sequence of tensors, but got one NoneType; pass \(memory,\)"),
+        ({"context": torch.zeros(3, 2)}, r"is a sequence of tensors, but got one Tensor; pass \(memory,\)"),
+        ({"context": [STARTS, None]}, "each of the 3 sequences, but got NoneType among its 2; bind what"),
+        ({"context": [torch.tensor(1.0)]}, "each of the 3 sequences, but got one without axes among its 1; bind what"),
+        ({"context": [STARTS[:2]]}, "got 2 rows for 3 sequences; encode as many"),
+        ({"caches": None}, r"objects with length and reorder, but got NoneType; pass model\.new_caches\(\)"),
+        ({"caches": [3]}, "objects with length and reorder, but got int"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(decode, options, message, without_shape_checks):
+    with pytest.raises(ValueError, match=message):
+        decode(lambda ids, *context: Chain()(ids), STARTS, **greedily | options)
+
+
+@every_decoder
+@pytest.mark.parametrize(
+    ("predict", "message"),
+    [
+        (None, "returns logits, but got NoneType; pass the model itself"),
+        (lambda ids: None, "one tensor of numbers .*, but returned NoneType; take the logits out"),
+        (lambda ids: (Chain()(ids), None), "but returned tuple; take the logits out"),
+        (lambda ids: Chain()(ids) > 0, r"but returned torch\.bool; take"),
+        (lambda ids: Chain()(ids)[:, :0], r"returned the shape \(\d, 0, 5\)"),
+    ],
+    ids=["no model", "nothing", "a pair", "no numbers", "no position"],
+)
+def test_what_returns_no_logits_is_refused(decode, predict, message, without_shape_checks):
+    with pytest.raises(ValueError, match=message):
+        decode(predict, STARTS, **greedily)
 
 
 @every_decoder
@@ -568,8 +634,8 @@ def test_a_model_that_forgets_the_drafts_is_told_to_use_the_context():
         greedy(lambda ids: torch.zeros(2, VOCAB), STARTS[:2], **greedily)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
-def test_a_temperature_that_is_not_positive_is_refused(temperature):
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf, None, "1"])
+def test_a_temperature_that_is_not_positive_is_refused(temperature, without_shape_checks):
     with pytest.raises(ValueError, match=f"a finite temperature above 0, but got {temperature}; for 0, use greedy"):
         sample(Chain(), STARTS, generator=generator(0), temperature=temperature, **greedily)
 
@@ -580,12 +646,59 @@ def test_k_out_of_range_is_refused(k):
         sample(Chain(), STARTS, generator=generator(0), top_k=k, **greedily)
 
 
-@pytest.mark.parametrize("p", [0.0, -0.1, 1.1, math.nan])
-def test_p_out_of_range_is_refused(p):
-    with pytest.raises(ValueError, match=f"above 0 and at most 1, but got p={p}; 0.9 is usual"):
-        sample(Chain(), STARTS, generator=generator(0), top_p=p, **greedily)
+@pytest.mark.parametrize("k", [2.5, None, "a"])
+def test_k_that_is_no_whole_number_is_refused(k, without_shape_checks):
+    with pytest.raises(ValueError, match=re.escape(f"k is a whole number, but got {k!r}; pass an int")):
+        keep_top_k(torch.zeros(4), k)
 
 
-def test_a_beam_without_width_is_refused():
-    with pytest.raises(ValueError, match="1 or more drafts, but got width=0; 4 or 5 are usual"):
-        beam(Chain(), STARTS, width=0, **greedily)
+@pytest.mark.parametrize("p", [0.0, -0.1, 1.1, math.nan, "a"])
+def test_p_out_of_range_is_refused(p, without_shape_checks):
+    for keep in (keep_top_p, lambda _, p: sample(Chain(), STARTS, generator=generator(0), top_p=p, **greedily)):
+        with pytest.raises(ValueError, match=f"above 0 and at most 1, but got p={p}; 0.9 is usual"):
+            keep(torch.zeros(4), p)
+
+
+@pytest.mark.parametrize("keep", [partial(keep_top_k, k=1), partial(keep_top_p, p=0.5)], ids=["top k", "top p"])
+@pytest.mark.parametrize(
+    ("logits", "arrived"),
+    [
+        (None, "None"),
+        ([1.0, 2.0], "[1.0, 2.0]"),
+        (torch.zeros(3).long(), "torch.int64 of the shape (3,)"),
+        (torch.tensor(1.0), "torch.float32 of the shape ()"),
+    ],
+    ids=["None", "list", "int", "no axis"],
+)
+def test_logits_that_cannot_be_filtered_are_refused(keep, logits, arrived, without_shape_checks):
+    with pytest.raises(ValueError, match=re.escape(f"but got {arrived}; pass what a model returns")):
+        keep(logits)
+
+
+@pytest.mark.parametrize("none", [None, 3])
+def test_a_seed_in_place_of_a_generator_is_refused(none, without_shape_checks):
+    with pytest.raises(ValueError, match=rf"drawn again, but got {none}; make one from a seed: torch\.Generator\(\)"):
+        sample(Chain(), STARTS, generator=none, **greedily)
+
+
+@pytest.mark.parametrize("width", [0, -1])
+def test_a_beam_without_width_is_refused(width):
+    with pytest.raises(ValueError, match=f"1 or more drafts, but got width={width}; 4 or 5 are usual"):
+        beam(Chain(), STARTS, width=width, **greedily)
+
+
+@pytest.mark.parametrize("width", [1.5, 2.0, None])
+def test_a_width_that_is_no_whole_number_is_refused(width, without_shape_checks):
+    with pytest.raises(ValueError, match=f"width is a whole number, but got {width}; pass an int"):
+        beam(Chain(), STARTS, width=width, **greedily)
+
+
+def test_a_beam_that_no_memory_holds_is_refused():
+    with pytest.raises(ValueError, match=f"{10**18} drafts of 3 sequences are more than the memory holds"):
+        beam(Chain(), STARTS, width=10**18, **greedily)
+
+
+@pytest.mark.parametrize("penalty", [math.nan, math.inf, -math.inf, None, "a"])
+def test_a_length_penalty_that_is_not_finite_is_refused(penalty, without_shape_checks):
+    with pytest.raises(ValueError, match=f"a finite length_penalty, but got {penalty}; 0 is none"):
+        beam(Chain(), STARTS, width=2, length_penalty=penalty, **greedily)

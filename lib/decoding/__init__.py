@@ -18,31 +18,16 @@ Both need them: a model alone would remember what it is told again, decoding alo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import NamedTuple, SupportsFloat
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Predict = Callable[..., Tensor]
+from .writing import Cache, Predict, Writing, whole
 
-
-@runtime_checkable
-class Cache(Protocol):
-    """What predict remembers of earlier positions, a row for each sequence; `attention.KVCache` is one.
-
-    length says how many positions it remembers; that of a model's first cache counts all that it has been told.
-    """
-
-    length: int
-
-    def reorder(self, rows: Int[Tensor, " row"]) -> None:
-        """Let row i continue what row rows[i] has remembered.
-
-        Shape: (row).
-        """
+__all__ = ["Beams", "Cache", "Predict", "beam", "greedy", "keep_top_k", "keep_top_p", "sample"]
 
 
 @torch.no_grad()
@@ -72,11 +57,11 @@ def greedy(
     Shape: (batch, prompt) -> (batch, seq), with the prompts, seq <= max_len; sequences never mix.
     Raises: ValueError if a prompt is empty, has padding before a symbol or leaves no room within max_len, eos_id or
         pad_id are no ids of the model, predict's logits or the context do not have a row for each sequence, a sequence
-        has no possible next symbol (its logits are NaN, or all minus infinity), a cache is not empty, or the caches are
-        not those that predict remembers with.
+        has no possible next symbol (its logits are NaN, or all minus infinity), a cache is not empty, the caches are
+        not those that predict remembers with, or something is of another kind than said here.
     Source: `generate` of `transformers` with do_sample=False, where prompts are filled up on the left.
     """
-    writing = _Writing(predict, prompt_ids, eos_id, max_len, pad_id, context, caches)
+    writing = Writing(predict, prompt_ids, eos_id, max_len, pad_id, context, caches)
     for logits in writing:
         writing.write(logits.argmax(dim=-1))
     return writing.ids
@@ -86,9 +71,11 @@ def keep_top_k(logits: Float[Tensor, "*batch vocab"], k: int) -> Float[Tensor, "
     """Forbid all symbols but the k likeliest: their logits become minus infinity, so that a softmax gives them 0.
 
     Shape: (..., vocab) -> (..., vocab); each row is treated alone.
-    Raises: ValueError if k is not within 1 to vocab.
-    Source: Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.2.
+    Raises: ValueError if k is no whole number within 1 to vocab, or logits are no tensor of floating-point numbers.
+    Source: Fan et al. 2018, "Hierarchical Neural Story Generation".
     """
+    _check_logits(logits)
+    k = whole("k", k)
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(
             f"between 1 and all symbols can be kept, but got k={k} of {logits.shape[-1]} symbols; "
@@ -104,10 +91,11 @@ def keep_top_p(logits: Float[Tensor, "*batch vocab"], p: float) -> Float[Tensor,
     Where the model is sure, few symbols are left, and many where it is not; k of keep_top_k cannot do both.
 
     Shape: (..., vocab) -> (..., vocab); each row is treated alone.
-    Raises: ValueError if p is not above 0 and at most 1.
-    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1, equation 2.
+    Raises: ValueError if p is not above 0 and at most 1, or logits are no tensor of floating-point numbers.
+    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """
-    if not 0 < p <= 1:
+    _check_logits(logits)
+    if not isinstance(p, SupportsFloat) or not 0 < p <= 1:
         raise ValueError(
             f"the kept symbols have a probability above 0 and at most 1, but got p={p}; 0.9 is usual, and 1 keeps all"
         )
@@ -144,20 +132,35 @@ def sample(
 
     Args: the rest as `greedy`.
     Shape: (batch, prompt) -> (batch, seq), with the prompts, seq <= max_len; sequences never mix.
-    Raises: ValueError as `greedy`, `keep_top_k` and `keep_top_p`, or if the temperature is not above 0, or infinite.
+    Raises: ValueError as `greedy`, `keep_top_k` and `keep_top_p`, or if the temperature is not above 0, or infinite, or
+        the generator is none.
     Source: `generate` of `transformers` with do_sample=True, which restricts in the same order.
     """
-    if not 0 < temperature < math.inf:
+    if not isinstance(temperature, SupportsFloat) or not 0 < temperature < math.inf:
         raise ValueError(
             f"logits are divided by a finite temperature above 0, but got {temperature}; for 0, use greedy"
         )
-    writing = _Writing(predict, prompt_ids, eos_id, max_len, pad_id, context, caches)
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"symbols are drawn with a generator, so that they can be drawn again, but got {generator!r}; make one "
+            "from a seed: torch.Generator().manual_seed(0)"
+        )
+    writing = Writing(predict, prompt_ids, eos_id, max_len, pad_id, context, caches)
     for logits in writing:
         logits = logits.double() / temperature
         logits = logits if top_k is None else keep_top_k(logits, top_k)
         logits = logits if top_p is None else keep_top_p(logits, top_p)
         writing.write(_draw(logits, generator))
     return writing.ids
+
+
+def _check_logits(logits: object) -> None:
+    if not isinstance(logits, Tensor) or not logits.ndim or not logits.is_floating_point():
+        arrived = f"{logits.dtype} of the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else repr(logits)
+        raise ValueError(
+            f"logits are a tensor of floating-point numbers, (..., vocab), of which some become minus infinity, but "
+            f"got {arrived}; pass what a model returns"
+        )
 
 
 def _draw(logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -207,14 +210,19 @@ def beam(
         to each other, and the context's rows repeated likewise. caches: as in `greedy`, for batch * width rows; their
         reorder is called before every further symbol. The rest as `greedy`.
     Shape: (batch, prompt) -> ids (batch, width, seq), log_probabilities (batch, width); sequences never mix.
-    Raises: ValueError as `greedy`, or if width is below 1.
+    Raises: ValueError as `greedy`, or if width is below 1 or more than the memory holds, or length_penalty not finite.
     Source: Graves 2012, "Sequence Transduction with Recurrent Neural Networks"; the length penalty is that of
         `transformers`, where Wu et al. 2016 have ((5 + n) / 6) ** length_penalty.
     """
+    width = whole("width", width)
     if width < 1:
         raise ValueError(f"a beam keeps 1 or more drafts, but got width={width}; 4 or 5 are usual, 1 is greedy")
-    drafts = [tensor.repeat_interleave(width, dim=0) for tensor in (prompt_ids, *context)]
-    writing = _Writing(predict, drafts[0], eos_id, max_len, pad_id, drafts[1:], caches)
+    if not isinstance(length_penalty, SupportsFloat) or not math.isfinite(length_penalty):
+        raise ValueError(
+            f"lengths are raised to the power of a finite length_penalty, but got {length_penalty}; 0 is none, and 1 "
+            "compares means"
+        )
+    writing = Writing(predict, prompt_ids, eos_id, max_len, pad_id, context, caches, drafts=width)
     batch = len(prompt_ids)
     scores = torch.full((batch, width), -torch.inf, dtype=torch.float64, device=prompt_ids.device)
     scores[:, 0] = 0  # the drafts of a sequence are the same now: only the first may be continued
@@ -242,158 +250,3 @@ def _largest(ranks: Tensor, n: int) -> tuple[Tensor, Tensor]:
         values.append(ranks.gather(1, places[-1]))
         ranks.scatter_(1, places[-1], -torch.inf)
     return torch.cat(values, dim=1), torch.cat(places, dim=1)
-
-
-class _Writing:
-    """Sequences that grow by one symbol at a time; iterating gives the logits of what comes next until all have ended.
-
-    Prompts of different lengths begin together, at the end of the shortest. A row is settled where its next symbol is
-    on the page already: a symbol of its prompt, or, once it has ended, the filling.
-    """
-
-    def __init__(
-        self,
-        predict: Predict,
-        prompt_ids: Tensor,
-        eos_id: int,
-        max_len: int,
-        pad_id: int | None,
-        context: Sequence[Tensor],
-        caches: Sequence[Cache],
-    ) -> None:
-        _check_axes(prompt_ids)
-        rows, longest = prompt_ids.shape
-        real = torch.ones_like(prompt_ids) if pad_id is None else (prompt_ids != pad_id).long()
-        self.lengths = (real * torch.arange(1, longest + 1, device=real.device)).amax(dim=1) if real.numel() else real
-        self.predict, self.context, self.caches = predict, context, caches
-        self.eos_id, self.filling = eos_id, eos_id if pad_id is None else pad_id
-        _check_prompts(real, self.lengths, max_len)
-        _check_context(rows, context)
-        _check_caches(predict, caches)
-        self.page = prompt_ids.new_full((rows, max_len), self.filling)
-        self.page[:, :longest] = prompt_ids
-        self.length = int(self.lengths.min())
-        self.ended = torch.zeros(rows, dtype=torch.bool, device=prompt_ids.device)
-
-    @property
-    def ids(self) -> Tensor:
-        return self.page[:, : self.length]
-
-    @property
-    def settled(self) -> Tensor:
-        return self.ended | (self.lengths > self.length)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        remembered = 0
-        while self.length < self.page.shape[1] and not self.ended.all():
-            ids = self.page[:, remembered : self.length]
-            logits = self.predict(ids, *self.context)
-            self._check_logits(logits)
-            remembered = self._remembered()
-            last = logits[:, -1]
-            if not math.isfinite(last.amax(dim=-1).sum()):  # one number, since it is read at every step
-                self._check_possible(last)
-            yield last
-
-    def write(self, chosen: Tensor) -> None:
-        """Add one symbol to each row: the chosen one, where nothing is settled."""
-        settled = self.settled
-        self.page[:, self.length] = torch.where(settled, self.page[:, self.length], chosen)
-        self.ended |= ~settled & (chosen == self.eos_id)
-        self.length += 1
-
-    def with_what_must_follow(self, log_probabilities: Tensor) -> Tensor:
-        """Give the next symbol of settled rows probability 1, and all others 0."""
-        certain = torch.full_like(log_probabilities, -torch.inf).scatter(1, self.page[:, self.length, None], 0.0)
-        return torch.where(self.settled[:, None], certain, log_probabilities)
-
-    def reorder(self, rows: Tensor) -> None:
-        """Let row i continue what row rows[i] has; both belong to the same sequence, so that the context stays."""
-        self.page, self.ended = self.page[rows], self.ended[rows]
-        for cache in self.caches:
-            cache.reorder(rows)
-
-    def _remembered(self) -> int:
-        """Return how many symbols need not be told again, and check that the model has them."""
-        if self.caches and self.caches[0].length != self.length:
-            raise ValueError(
-                f"predict remembers in the caches, but after {self.length} symbols the first one has "
-                f"length={self.caches[0].length}; name the same caches twice, as in "
-                "greedy(partial(model, caches=caches), ids, caches=caches)"
-            )
-        return self.length if self.caches else 0
-
-    def _check_possible(self, logits: Tensor) -> None:
-        largest = logits.amax(dim=-1)
-        stuck = (~largest.isfinite() & ~self.settled).nonzero().flatten().tolist()
-        if stuck:
-            raise ValueError(
-                f"some symbol must be possible, so the largest logit of a row is finite, but at position {self.length} "
-                f"that of row {stuck[0]} is {largest[stuck[0]].item()}, as in {len(stuck)} of {len(logits)} rows; look "
-                "with lib.record in which module the first such number appears, or forbid fewer symbols"
-            )
-
-    def _check_logits(self, logits: Tensor) -> None:
-        if logits.ndim != 3 or len(logits) != len(self.page):
-            raise ValueError(
-                f"predict must return logits (batch, seq, vocab) for {len(self.page)} sequences, but returned the "
-                f"shape {tuple(logits.shape)}; pass what differs between sequences as context, not inside predict"
-            )
-        for name, special in (("eos_id", self.eos_id), ("pad_id", self.filling)):
-            if not 0 <= special < logits.shape[-1]:
-                raise ValueError(
-                    f"{name} must be one of the model's ids, 0 to {logits.shape[-1] - 1}, but is {special}; "
-                    "take both from the vocabulary that the model was made for"
-                )
-
-
-def _check_axes(prompt_ids: Tensor) -> None:
-    if prompt_ids.ndim != 2:
-        raise ValueError(
-            f"prompts have two axes, (batch, prompt), but got the shape {tuple(prompt_ids.shape)}; "
-            "for a single prompt pass prompt_ids[None], and take [0] of what comes back"
-        )
-
-
-def _check_prompts(real: Tensor, lengths: Tensor, max_len: int) -> None:
-    if not lengths.numel() or lengths.min() < 1:
-        raise ValueError(
-            f"there must be 1 or more prompts of 1 or more symbols, but got {len(lengths)} prompts, the shortest of "
-            f"length {int(lengths.min()) if lengths.numel() else 0}; begin each with bos_id"
-        )
-    gaps = (real.sum(dim=1) != lengths).nonzero().flatten().tolist()
-    if gaps:
-        raise ValueError(
-            f"prompts are filled up on the right, but of {len(lengths)} prompts {len(gaps)}, such as number {gaps[0]}, "
-            "have pad_id before a symbol; move it behind, or leave pad_id out where it is a symbol like others"
-        )
-    if real.shape[1] >= max_len:
-        raise ValueError(
-            f"max_len counts the prompt too and must leave room for 1 symbol or more, but got max_len={max_len} and "
-            f"prompts of length {real.shape[1]}; pass a larger max_len or shorter prompts"
-        )
-
-
-def _check_context(rows: int, context: Sequence[Tensor]) -> None:
-    for tensor in context:
-        if len(tensor) != rows:
-            raise ValueError(
-                f"the context has a row for each sequence, but got {len(tensor)} rows for {rows} sequences; "
-                "encode as many sources as there are prompts"
-            )
-
-
-def _check_caches(predict: Predict, caches: Sequence[Cache]) -> None:
-    held = (predict.keywords.get("caches") if isinstance(predict, partial) else None) or ()
-    unnamed = sum(all(one is not cache for cache in caches) for one in held)
-    if unnamed:
-        raise ValueError(
-            f"what predict remembers with must be named, but it holds {len(held)} caches and {unnamed} of them are not "
-            "among the caches given here; name them twice, as in "
-            "greedy(partial(model, caches=caches), ids, caches=caches)"
-        )
-    for cache in caches:
-        if cache.length:
-            raise ValueError(
-                f"caches begin empty, with length=0, but one has length={cache.length}; make new ones for each call"
-            )
