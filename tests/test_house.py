@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from collections import Counter
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
@@ -294,6 +295,49 @@ def test_a_failing_step_ends_make_test_and_is_counted(tmp_path):
     assert "==> make lint" not in lines
     assert re.search(r"pages \d+ s \(FAILED, the rest was not run\)$", lines[-2])
     assert re.fullmatch(r"=+ 1 failed, 0 passed in \d+\.00s =+", lines[-1])
+
+
+def executing(tmp_path: Path, steps: str, nbval: str, colab: str) -> subprocess.CompletedProcess[str]:
+    """What make test does where the two steps that execute notebooks are these lines of shell."""
+    (tmp_path / "bin").mkdir()
+    python = fake_python(tmp_path / "bin", f"cd {tmp_path}; case $1 in *colab.py) {colab};; *) {nbval};; esac")
+    (tmp_path / ".ready").touch()
+    return make("test", f"STEPS={steps}", f"VENV={tmp_path}", f"LOG={tmp_path}/test.log", f"PY={python}")
+
+
+WAIT = "for _ in $(seq 100); do [ -e started ] && break; sleep 0.1; done; [ -e started ]"
+
+
+def test_the_rehearsal_of_colab_runs_beside_nbval_and_tells_at_its_turn(tmp_path):
+    process = executing(
+        tmp_path, "nbval colab", nbval=f"{WAIT} && echo compared", colab="touch started; echo rehearsed"
+    )
+    assert process.returncode == 0, process.stdout
+    assert process.stdout.splitlines()[:4] == ["==> make nbval", "compared", "==> make colab", "rehearsed"]
+
+
+def test_a_rehearsal_that_fails_beside_nbval_fails_make_test(tmp_path):
+    process = executing(tmp_path, "nbval colab", nbval="echo compared", colab="echo broken; exit 1")
+    assert process.returncode != 0
+    assert "broken" in process.stdout.splitlines()
+    assert re.search(r"nbval \d+ s, colab \d+ s \(FAILED, the rest was not run\)$", process.stdout.splitlines()[-2])
+
+
+def test_a_rehearsal_does_not_outlive_the_step_that_failed_beside_it(tmp_path):
+    started = time.monotonic()
+    process = executing(tmp_path, "nbval colab", nbval=f"{WAIT}; exit 1", colab="touch started; exec sleep 300")
+    assert process.returncode != 0
+    assert time.monotonic() - started < 60
+    assert "==> make colab" not in process.stdout
+
+
+def test_a_rehearsal_that_was_asked_for_first_or_alone_runs_once(tmp_path):
+    for number, steps in enumerate(("colab", "colab nbval", "colab colab")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = executing(folder, steps, nbval="echo compared", colab="echo rehearsed >> rehearsals")
+        assert process.returncode == 0, process.stdout
+        assert len((folder / "rehearsals").read_text().splitlines()) == steps.count("colab")
 
 
 def test_make_test_closes_with_the_sum_of_the_closing_lines_of_pytest(tmp_path):
