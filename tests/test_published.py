@@ -20,6 +20,7 @@ from lib.masks import padding_mask
 from lib.norms import LayerNorm
 from lib.positions import Learned, Sinusoidal
 from lib.published import (
+    MaskedLanguageModel,
     bert,
     bert_base,
     gpt2,
@@ -75,6 +76,10 @@ def their_bert(hugging_face, kind="BertModel", **settings):
 
 def our_bert():
     return bert(VOCAB, D_MODEL, N_LAYERS, N_HEADS, d_ff=D_FF, max_len=MAX_LEN).eval()
+
+
+def our_masked_bert():
+    return MaskedLanguageModel(our_bert().encoder).eval()
 
 
 def their_gpt2(hugging_face, kind="GPT2LMHeadModel", **settings):
@@ -133,6 +138,12 @@ def test_the_released_models_of_hugging_face_have_these_numbers_too(hugging_face
     with torch.device("meta"):
         theirs = hugging_face.BertModel(hugging_face.BertConfig()), hugging_face.GPT2Model(hugging_face.GPT2Config())
     assert [count_parameters(model) for model in theirs] == [COUNTS[bert_base], COUNTS[gpt2_small]]
+
+
+def test_with_the_head_for_masked_tokens_it_is_hugging_faces_number_too(hugging_face):
+    with torch.device("meta"):
+        ours, theirs = MaskedLanguageModel(bert_base().encoder), hugging_face.BertForMaskedLM(hugging_face.BertConfig())
+    assert count_parameters(ours) == count_parameters(theirs) == 109_514_298  # as for bert-base-uncased
 
 
 def test_no_size_of_the_vocabulary_gives_both_numbers_of_the_papers_table_3():
@@ -218,6 +229,19 @@ def test_bert_has_its_parts():
     assert where_it_drops(model) == {"encoder.embedding.dropout": 0.2, **{block + name: 0.2 for name in inside}}
 
 
+def test_the_head_for_masked_tokens_shares_the_encoder_and_starts_as_published():
+    with seeded(0):
+        encoder = bert(200, 64, 1, 2).encoder
+        model = MaskedLanguageModel(encoder)
+    assert model.encoder is encoder
+    assert model.norm.eps == 1e-12
+    assert 0.03 < model.transform.weight.abs().max() <= 0.04
+    assert model.transform.weight.std().item() == pytest.approx(0.0176, rel=0.15)  # 0.02 without its tails
+    assert not model.transform.bias.any()
+    assert not model.bias.any()
+    assert model.bias.shape == (200,)
+
+
 def test_gpt2_has_its_parts():
     model = gpt2(VOCAB, 8, 2, 2, dropout=0.2)
     assert isinstance(model.embedding.positions, Learned)
@@ -290,6 +314,30 @@ def test_bert_computes_what_hugging_faces_does_in_every_layer(hugging_face, dtyp
     assert tokens.std() > 0.1
 
 
+@on_each_device
+@in_both_precisions
+def test_berts_logits_for_masked_tokens_are_hugging_faces(hugging_face, dtype, within, device):
+    theirs = their_bert(hugging_face, kind="BertForMaskedLM").to(device, dtype)
+    ours = our_masked_bert().to(device, dtype)
+    load_bert(ours, theirs.state_dict())
+    ids, segments = (one.to(device) for one in two_texts())
+    with torch.no_grad():
+        want = theirs(ids, attention_mask=(ids != PAD).long(), token_type_ids=segments).logits
+        logits = ours(ids, mask=padding_mask(ids, PAD), segment_ids=segments)
+    torch.testing.assert_close(logits, want, rtol=0, atol=within)
+    assert logits.std() > 0.1
+
+
+def test_a_masked_token_is_told_from_both_sides():
+    ours = filled(our_masked_bert().double())
+    ids, _ = two_texts()
+    before = ours(ids)[0, 4]
+    for place in (0, 8):
+        changed = ids.clone()
+        changed[0, place] = ids[0, place] % (VOCAB - 1) + 1
+        assert not torch.allclose(ours(changed)[0, 4], before, atol=1e-3)
+
+
 @in_both_precisions
 def test_gpt2_computes_what_hugging_faces_does_in_every_layer(hugging_face, dtype, within):
     close = partial(torch.testing.assert_close, rtol=0, atol=within)
@@ -356,6 +404,16 @@ def test_berts_gradients_are_hugging_faces_too(hugging_face):
     assert_gradients_agree(load_bert, theirs, ours, our_bert().double())
 
 
+def test_the_gradients_of_the_head_for_masked_tokens_are_hugging_faces_too(hugging_face):
+    theirs, ours = their_bert(hugging_face, kind="BertForMaskedLM").double(), our_masked_bert().double()
+    load_bert(ours, theirs.state_dict())
+    ids, _ = two_texts()
+    ids = ids.clamp_min(PAD + 1)  # theirs gives the vector of [PAD] no gradient
+    for logits in (theirs(ids).logits, ours(ids)):
+        F.cross_entropy(logits[:, ::3].flatten(0, 1), ids[:, ::3].flatten()).backward()
+    assert_gradients_agree(load_bert, theirs, ours, our_masked_bert().double())
+
+
 def test_gpt2s_gradients_are_hugging_faces_too(hugging_face):
     theirs, ours = their_gpt2(hugging_face).double(), our_gpt2().double()
     load_gpt2(ours, theirs.state_dict())
@@ -414,6 +472,7 @@ def gpt2_state(hugging_face):
 def test_every_number_of_theirs_is_in_ours_once(hugging_face):
     for theirs, ours, load in (
         (their_bert(hugging_face), our_bert(), load_bert),
+        (their_bert(hugging_face, kind="BertForMaskedLM"), our_masked_bert(), load_bert),
         (their_gpt2(hugging_face), our_gpt2(), load_gpt2),
     ):
         load(ours, theirs.state_dict())
@@ -440,6 +499,10 @@ def test_the_first_published_files_of_bert_load_too(hugging_face):
     load_bert(ours, old | {"bert.embeddings.position_ids": torch.arange(MAX_LEN)[None]})
     load_bert(again, theirs.bert.state_dict())
     assert torch.equal(numbers_of(ours), numbers_of(again))
+    masked, again = our_masked_bert(), our_masked_bert()
+    load_bert(masked, {name: tensor for name, tensor in old.items() if name != "cls.predictions.decoder.bias"})
+    load_bert(again, theirs.state_dict())
+    assert torch.equal(numbers_of(masked), numbers_of(again))
 
 
 def test_gpt2_loads_with_and_without_prefix_head_and_old_masks(hugging_face):
@@ -511,6 +574,25 @@ BERT_FAULTS = {
     ),
     "nothing": (lambda state: {}, "has 55 missing"),
 }
+MASKED_FAULTS = {
+    "missing": (
+        lambda state: {name: tensor for name, tensor in state.items() if "transform" not in name},
+        r"4 missing \(cls\.predictions\.transform.*\); make the model as MaskedLanguageModel\(bert\(\.\.\.\)\.enc",
+    ),
+    "no head": (
+        lambda state: {name: tensor for name, tensor in state.items() if not name.startswith("cls.")},
+        r"5 missing \(cls\.predictions\.bias, ",
+    ),
+    "left over": (lambda state: state | {"cls.extra": torch.ones(1)}, r"1 left over \(cls\.extra\)"),
+    "a table of its own": (
+        lambda state: state | {"cls.predictions.decoder.weight": torch.ones(VOCAB, D_MODEL)},
+        r"decoder\.weight, \(50, 8\), is not equal to bert\.embeddings\.word_embeddings\.weight, \(50, 8\)",
+    ),
+    "another vocabulary": (
+        lambda state: state | {"cls.predictions.decoder.bias": torch.ones(VOCAB + 1)},
+        r"decoder\.bias, \(51,\), is not equal to cls\.predictions\.bias, \(50,\); this is the file of a model",
+    ),
+}
 GPT2_FAULTS = {
     "missing": (
         lambda state: {name: tensor for name, tensor in state.items() if name != "ln_f.bias"},
@@ -550,6 +632,12 @@ def test_what_is_not_the_state_of_this_bert_is_refused_and_changes_nothing(bert_
     assert_refused(load_bert, our_bert(), spoil(bert_state), message)
 
 
+@pytest.mark.parametrize(("spoil", "message"), MASKED_FAULTS.values(), ids=MASKED_FAULTS)
+def test_what_is_not_the_state_of_this_masked_bert_is_refused_and_changes_nothing(hugging_face, spoil, message):
+    state = dict(their_bert(hugging_face, kind="BertForMaskedLM").state_dict())
+    assert_refused(load_bert, our_masked_bert(), spoil(state), message)
+
+
 @pytest.mark.parametrize(("spoil", "message"), GPT2_FAULTS.values(), ids=GPT2_FAULTS)
 def test_what_is_not_the_state_of_this_gpt2_is_refused_and_changes_nothing(gpt2_state, spoil, message):
     assert_refused(load_gpt2, our_gpt2(), spoil(gpt2_state), message)
@@ -579,6 +667,34 @@ def test_a_model_of_other_parts_is_refused_and_stays_as_it_is(gpt2_state):
     assert_refused(load_gpt2, headed, gpt2_state, r"1 left over \(head\.weight\)")
     built_by_hand = LanguageModel(embedding, blocks, LayerNorm(D_MODEL))
     load_gpt2(built_by_hand, gpt2_state)
+
+
+@pytest.mark.parametrize(
+    ("load", "model", "state", "message"),
+    [
+        (
+            load_bert,
+            our_bert,
+            None,
+            "a state dict is one of names and tensors, but got NoneType; pass",
+        ),
+        (load_bert, our_bert, our_bert(), r"but got Bert; pass model\.state_dict\(\)"),
+        (load_gpt2, our_gpt2, {"wte.weight": 3}, "but got one with 'wte.weight': int; pass model"),
+        (load_bert, our_gpt2, {}, "go into a Bert, MaskedLanguageModel or Encoder, but got LanguageModel; make"),
+        (load_gpt2, our_bert, {}, "go into a LanguageModel, but got Bert; make"),
+    ],
+    ids=["nothing", "the model itself", "a number", "into a GPT-2", "into a BERT"],
+)
+def test_what_is_no_state_dict_or_no_such_model_is_refused(load, model, state, message, without_shape_checks):
+    with pytest.raises(ValueError, match=message):
+        load(model(), state)
+
+
+@pytest.mark.parametrize("other", [our_bert, our_gpt2, lambda: None], ids=["Bert", "LanguageModel", "NoneType"])
+def test_a_head_for_masked_tokens_on_something_else_than_an_encoder_is_refused(other, without_shape_checks):
+    arrived = type(other()).__name__
+    with pytest.raises(ValueError, match=rf"on top of an Encoder, but got {arrived}; pass bert\(\.\.\.\)\.encoder"):
+        MaskedLanguageModel(other())
 
 
 def test_a_model_without_memory_is_refused(bert_state, gpt2_state):
