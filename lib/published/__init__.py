@@ -2,7 +2,7 @@
 
 Names, in reading order: `transformer`, `transformer_base`, `transformer_big`; `Bert`, `bert`, `bert_base`,
 `MaskedLanguageModel`, `load_bert`; `gpt2`, `gpt2_small`, `load_gpt2`. Two files: `models` (what they are made of) and
-`hugging_face` (loading their weights).
+`weights` (loading them).
 
 Weights come as a state dict of Hugging Face's `transformers`, which this package does not need itself:
 
@@ -20,7 +20,6 @@ To count only, make a model under `torch.device("meta")`; `model.to_empty(device
 
 from __future__ import annotations
 
-from .hugging_face import load_bert, load_gpt2
 from .models import (
     Bert,
     MaskedLanguageModel,
@@ -32,6 +31,7 @@ from .models import (
     transformer_base,
     transformer_big,
 )
+from .weights import load_bert, load_gpt2
 
 __all__ = [
     "Bert",
