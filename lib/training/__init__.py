@@ -54,13 +54,15 @@ def train(
     from the same seed: those that were trained on already are passed over, and the last of them is compared. A run that
     is complete only loads its result.
 
-    A script that calls this runs unchanged under torchrun: each process takes its share of the rows of every batch, and
-    with DistributedDataParallel the losses and steps are those of one process, up to rounding, for a loss that is a
-    mean over rows, or one `sequence_loss`. Then loss_fn must use the model by calling it, every trainable parameter
-    must have a part in the loss, every process must make the same batches, and see the same checkpoint file. What mixes
-    rows does so within one process only: BatchNorm's statistics are those of its own share, and the checkpoint keeps
-    the first process's; dropout draws its own numbers in each. A model that is in DistributedDataParallel already gets
-    from every process its own batches, undivided.
+    A script that calls this runs unchanged under torchrun: each process takes its share of the rows of every batch,
+    and with DistributedDataParallel the losses and steps are those of one process, up to rounding, for a loss that
+    is a mean over rows, or one `sequence_loss`. (Three or more add their gradients up in another order in the first
+    step after a start, so that a run that stopped goes on as it would have up to rounding only.) Then loss_fn must
+    use the model by calling it, every trainable parameter must have a part in the loss, every process must make the
+    same batches, and see the same checkpoint file. What mixes rows does so within one process only: BatchNorm's
+    statistics are those of its own share, and the checkpoint keeps the first process's; dropout draws its own
+    numbers in each. A model that is in DistributedDataParallel already gets from every process its own batches,
+    undivided.
 
     Args: loss_fn: called as loss_fn(model, *batch), returns one number. batches: tuples, already on the model's device;
         a generator will do. optimizer: called as optimizer(parameters, lr=lr). schedule: the factor of the learning

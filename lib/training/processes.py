@@ -110,11 +110,17 @@ def form_team(model: nn.Module, device: torch.device) -> Team:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # where this process's messages pass
         distributed.init_process_group(distributed.get_default_backend_for_device(device))
-        atexit.register(distributed.destroy_process_group)
+        atexit.register(_leave)
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return Team(model, model)
     wrapped = DistributedDataParallel(model)
     return Team(wrapped, model, distributed.get_rank(), distributed.get_world_size(), divides=True)
+
+
+def _leave() -> None:
+    """Take the group apart, unless the script has done so itself."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _one_number(loss: object, step: int) -> Tensor:
