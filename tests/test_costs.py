@@ -22,9 +22,11 @@ def test_a_shared_layer_is_counted_once():
     assert count_parameters(nn.Sequential(layer, layer)) == count_parameters(layer)
 
 
+@on_each_device
 @pytest.mark.parametrize(("tokens", "d_in", "d_out"), [(1, 1, 1), (6, 8, 32), (11, 5, 3)])
-def test_a_linear_layer_does_two_flops_for_each_weight_and_token(tokens, d_in, d_out):
-    assert count_flops(nn.Linear(d_in, d_out), torch.zeros(tokens, d_in)) == 2 * tokens * d_in * d_out
+def test_a_linear_layer_does_two_flops_for_each_weight_and_token(tokens, d_in, d_out, device):
+    layer, x = nn.Linear(d_in, d_out).to(device), torch.zeros(tokens, d_in, device=device)
+    assert count_flops(layer, x) == 2 * tokens * d_in * d_out
 
 
 @on_each_device
@@ -59,9 +61,10 @@ def test_its_backward_pass_makes_the_scores_again_and_four_products_more():
     assert count_flops(forward_and_backward, *inputs) == forward + 5 * forward // 2
 
 
-def test_counting_leaves_no_gradient_behind():
-    layer = nn.Linear(3, 3)
-    count_flops(layer, torch.zeros(2, 3))
+@on_each_device
+def test_counting_leaves_no_gradient_behind(device):
+    layer = nn.Linear(3, 3).to(device)
+    count_flops(layer, torch.zeros(2, 3, device=device))
     assert layer.weight.grad is None
 
 

@@ -6,6 +6,8 @@ from torch import nn
 
 from lib.record import record
 
+no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: torch.cuda.is_available() is False")
+
 
 class Block(nn.Module):
     """A module that runs one part twice, keeps parts in a list, and never runs another."""
@@ -23,14 +25,20 @@ class Block(nn.Module):
         return self.w_1(self.w_1(x))
 
 
-@pytest.fixture
-def block():
-    return Block()
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, no_cuda])])
+def device(request):
+    """Run what uses it on each device: a pass there is recorded like any other."""
+    return request.param
 
 
 @pytest.fixture
-def x():
-    return torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+def block(device):
+    return Block().to(device)
+
+
+@pytest.fixture
+def x(device):
+    return torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def hooks_of(model):
@@ -41,6 +49,7 @@ def test_it_is_the_tensor_of_the_pass_itself(block, x):
     with record(block, "parts.1.1", "") as seen:
         y = block(x)
     assert seen[""] is y
+    assert y.device == x.device
     assert torch.equal(y, block.w_1(block.w_1(seen["parts.1.1"])))
 
 
@@ -94,7 +103,7 @@ def test_what_did_not_run_has_no_entry(block, x):
 
 
 def test_what_is_no_tensor_is_kept_as_it_is(x):
-    attention = nn.Sequential(nn.MultiheadAttention(3, 1))
+    attention = nn.Sequential(nn.MultiheadAttention(3, 1)).to(x.device)
     with record(attention, "0") as seen:
         attention[0](x, x, x)
     assert [part.shape for part in seen["0"]] == [(2, 3), (2, 2)]
@@ -125,14 +134,16 @@ def test_two_recordings_at_once_do_not_disturb_each_other(block, x):
     assert len(outer["parts.0"]) == 2
 
 
-def test_the_name_of_nothing_is_refused_with_its_nearest_neighbours(block):
+def test_the_name_of_nothing_is_refused_with_its_nearest_neighbours():
+    block = Block()
     nearest = r"no submodule matches 'part\.0'; the nearest of the model's 9 names: 'parts\.0'"
     with pytest.raises(ValueError, match=nearest), record(block, "w_1", "part.0"):
         pass
     assert hooks_of(block) == []
 
 
-def test_a_name_near_nothing_is_refused_with_the_first_names(block):
+def test_a_name_near_nothing_is_refused_with_the_first_names():
+    block = Block()
     first = r"'Q\*'; the nearest of the model's 9 names: 'w_1', 'parts', 'parts\.0'"
     with pytest.raises(ValueError, match=first), record(block, "Q*"):
         pass
@@ -144,7 +155,8 @@ def test_a_model_without_parts_says_so():
         pass
 
 
-def test_no_name_at_all_is_refused_with_the_names_there_are(block):
+def test_no_name_at_all_is_refused_with_the_names_there_are():
+    block = Block()
     offered = r"1 or more names, but got 0; choose from w_1, parts, parts\.0"
     with pytest.raises(ValueError, match=offered), record(block):
         pass
