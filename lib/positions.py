@@ -177,12 +177,11 @@ class Rotary(nn.Module):
         """Return the turned queries or keys; the first stands at offset."""
         end = _end(x, self.d_head, offset, None)
         turns = self._table(x, end)[offset:end]
-        if (
-            torch.compiler.is_compiling()
-        ):  # PyTorch's compiler makes one loop of the formula, and none of complex numbers
+        if torch.compiler.is_compiling():  # which makes one loop of the formula, and none of complex numbers
             return rotate(x, turns[..., 0].to(x.dtype), turns[..., 1].to(x.dtype))
-        pairs = _as_complex(x.to(turns.dtype))
-        return torch.view_as_real(pairs * torch.view_as_complex(turns)).flatten(-2).to(x.dtype)
+        exact = x if x.dtype == turns.dtype else x.to(turns.dtype)
+        y = torch.view_as_real(_as_complex(exact) * torch.view_as_complex(turns)).flatten(-2)
+        return y if exact is x else y.to(x.dtype)
 
     def extra_repr(self) -> str:
         """Return what `print` shows in the brackets.
@@ -199,24 +198,25 @@ class Rotary(nn.Module):
 
         No buffer, which `half()` would round: at position 1000 a frequency in bfloat16 is off by whole turns.
         """
-        dtype = torch.promote_types(x.dtype, torch.float32)  # there are no shorter complex numbers
-        kept = self._tables.get((dtype, x.device)) if _is_real(x) else None
-        if kept is None or len(kept) < end:
+        kept = self._tables.get((x.dtype, x.device)) if _is_real(x) else None
+        if kept is None or kept.shape[0] < end:
             room = end if kept is None else max(end, 2 * len(kept))
+            dtype = torch.promote_types(x.dtype, torch.float32)  # there are no shorter complex numbers
             with torch.inference_mode(False):  # what is made in inference mode can never take part in training
                 angles = _angles(room, self.d_head, self.base)
                 kept = torch.stack([angles.cos(), angles.sin()], dim=-1).to(x.device, dtype)
             if _is_real(kept):
-                self._tables[dtype, x.device] = kept
+                self._tables[x.dtype, x.device] = kept
         return kept
 
 
 def _as_complex(x: Tensor) -> Tensor:
     """Read each pair of neighbouring features as a complex number, without a copy where its place in memory allows."""
     pairs = x.unflatten(-1, (-1, 2))
-    if pairs.stride(-1) != 1 or pairs.storage_offset() % 2 or any(stride % 2 for stride in pairs.stride()[:-1]):
-        pairs = pairs.contiguous()
-    return torch.view_as_complex(pairs)
+    try:
+        return torch.view_as_complex(pairs)
+    except RuntimeError:
+        return torch.view_as_complex(pairs.contiguous())
 
 
 def _is_real(x: Tensor) -> bool:
@@ -248,7 +248,8 @@ def _check_room(max_len: int) -> None:
 
 def _end(x: Tensor, width: int, offset: int, max_len: int | None) -> int:
     """Return the position after the last one, if x has the width and all its positions are in the table."""
-    if x.ndim < 2 or x.shape[-1] != width:
+    shape = x.shape
+    if len(shape) < 2 or shape[-1] != width:
         raise ValueError(
             f"positions are for (..., seq, {width}), but x has the shape {tuple(x.shape)}; put the features last, "
             "the tokens before them, or make the module with the width that x has"
@@ -258,7 +259,7 @@ def _end(x: Tensor, width: int, offset: int, max_len: int | None) -> int:
             f"positions lie between whole numbers, so x must be floating-point numbers, but it is {x.dtype} of the "
             f"shape {tuple(x.shape)}; pass the vectors of an embedding, not ids, or x.float()"
         )
-    end = offset + x.shape[-2]
+    end = offset + shape[-2]
     if offset < 0 or (max_len is not None and end > max_len):
         last = "on" if max_len is None else f"to {max_len - 1}"
         raise ValueError(

@@ -34,7 +34,7 @@ class PreNorm(nn.Module):
         super().__init__()
         _check_norm(norm)
         self.norm = norm
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = nn.Dropout(dropout) if dropout else _unchanged
 
     def forward(self, x: Float[Tensor, "*shape"], sublayer: Sublayer) -> Float[Tensor, "*shape"]:
         """Return the sum."""
@@ -62,13 +62,14 @@ class PostNorm(nn.Module):
         super().__init__()
         _check_norm(norm)
         self.norm = norm
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = nn.Dropout(dropout) if dropout else _unchanged
 
     def forward(self, x: Float[Tensor, "*shape"], sublayer: Sublayer) -> Float[Tensor, "*shape"]:
         """Return the normalised sum."""
         y = sublayer(x)
         _check_shape(x, y)
-        return self.norm(x + self.dropout(y))
+        y = x + self.dropout(y)  # under the same name: the norm then finds the memory of the answer free
+        return self.norm(y)
 
 
 class ReZero(nn.Module):
@@ -90,7 +91,7 @@ class ReZero(nn.Module):
         super().__init__()
         _check_norm(norm)
         self.alpha = nn.Parameter(torch.zeros(()))
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = nn.Dropout(dropout) if dropout else _unchanged
 
     def forward(self, x: Float[Tensor, "*shape"], sublayer: Sublayer) -> Float[Tensor, "*shape"]:
         """Return the sum."""
@@ -118,13 +119,18 @@ class NoResidual(nn.Module):
         super().__init__()
         _check_norm(norm)
         self.norm = norm
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = nn.Dropout(dropout) if dropout else _unchanged
 
     def forward(self, x: Float[Tensor, "*shape"], sublayer: Sublayer) -> Float[Tensor, "*shape"]:
         """Return the normalised output."""
         y = sublayer(x)
         _check_shape(x, y)
         return self.norm(self.dropout(y))
+
+
+def _unchanged(y: Tensor) -> Tensor:
+    """Stand in for a dropout of nothing; a function, since a module would take longer to call than a small norm may."""
+    return y
 
 
 def _check_norm(norm: nn.Module) -> None:

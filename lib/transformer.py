@@ -63,8 +63,8 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model).normal_(std=d_model**-0.5))
         self.segments = nn.Parameter(torch.empty(n_segments, d_model).normal_(std=0.02)) if n_segments else None
         self.positions = positions
-        self.norm = nn.Identity() if norm is None else norm
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.norm = _unchanged if norm is None else norm
+        self.dropout = nn.Dropout(dropout) if dropout else _unchanged
 
     def forward(
         self, ids: Int[Tensor, "batch seq"], offset: int = 0, *, segment_ids: Int[Tensor, "batch seq"] | None = None
@@ -72,7 +72,7 @@ class Embedding(nn.Module):
         """Return the vectors; the first token stands at offset, and without segment ids all are of segment 0."""
         x = _look_up("ids", ids, self.weight)
         if self.scale != 1:
-            x = x * self.scale
+            x *= self.scale  # in place, since nobody else has x
         if segment_ids is not None:
             _check_segments(ids, segment_ids, self.segments)
             x = x + _look_up("segment_ids", segment_ids, self.segments)
@@ -294,6 +294,11 @@ class LanguageModel(nn.Module):
         return _new_caches(self.blocks)
 
 
+def _unchanged(x: Tensor) -> Tensor:
+    """Stand in for a norm or a dropout that is not there; a module would take longer to call."""
+    return x
+
+
 def _look_up(name: str, ids: Tensor, table: Tensor) -> Tensor:
     """Return the rows of the ids, or say which id has none."""
     whole = ids.dtype in (torch.int64, torch.int32)
@@ -302,7 +307,7 @@ def _look_up(name: str, ids: Tensor, table: Tensor) -> Tensor:
             f"{name} are whole numbers (torch.int64 or torch.int32) of the shape (batch, seq), 1 or more of them, but "
             f"got {ids.dtype} of the shape {tuple(ids.shape)}; write {name}[None] for a single sentence"
         )
-    if ids.device.type not in ("cpu", "meta") and not torch.compiler.is_compiling():
+    if not (ids.is_cpu or ids.is_meta or torch.compiler.is_compiling()):
         _check_ids(name, ids, len(table))  # a GPU would not raise, but end the process
     try:
         return F.embedding(ids, table)

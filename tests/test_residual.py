@@ -1,5 +1,8 @@
 """The residual connections are PyTorch's where it has them, and x finds its way through them."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -201,6 +204,15 @@ def test_dropout_falls_on_the_sublayers_answer_and_only_in_training(residual):
     exactly(y, FORMULAS[residual](module, x, lambda x: torch.tanh(x) * factors))
     module.eval()
     exactly(module(x, torch.tanh), FORMULAS[residual](module, x, torch.tanh))
+
+
+@every_residual
+def test_without_dropout_there_is_no_module_for_it_until_one_is_put_there(residual):
+    module, x = copy.deepcopy(pickle.loads(pickle.dumps(make(residual)))), tokens(2, 5, 6)
+    assert {name for name, _ in module.named_modules()} <= {"", "norm"}
+    exactly(module(x, torch.tanh), FORMULAS[residual](module, x, torch.tanh))
+    module.dropout = nn.Dropout(1.0)
+    exactly(module(x, torch.tanh), FORMULAS[residual](module, x, torch.zeros_like))
 
 
 def test_with_everything_dropped_only_x_is_left():

@@ -91,6 +91,15 @@ def test_an_embedding_is_its_rows_scaled_with_positions_and_segments_added_and_n
     exactly(embedding(ids), embedding(ids, segment_ids=torch.zeros_like(ids)))
 
 
+def test_the_scale_reaches_the_gradient_and_leaves_the_table_as_it_was():
+    embedding, ids = Embedding(VOCAB, WIDTH, scale=3.0).double(), torch.tensor([[2, 4, 2]])
+    before = embedding.weight.detach().clone()
+    exactly(embedding(ids), 3 * before[ids])
+    embedding(ids).sum().backward()
+    assert torch.equal(embedding.weight, before)
+    exactly(embedding.weight.grad.sum(dim=-1)[[2, 4]], 3.0 * WIDTH * torch.tensor([2.0, 1.0]).double())
+
+
 def test_an_embedding_of_scale_one_without_positions_is_pytorchs():
     ours, theirs = Embedding(VOCAB, WIDTH, scale=1), nn.Embedding(VOCAB, WIDTH)
     ours.load_state_dict(theirs.state_dict())
