@@ -562,9 +562,10 @@ def test_what_is_of_another_kind_is_refused(decode, options, message, without_sh
         (lambda ids: None, "one tensor of numbers .*, but returned NoneType; take the logits out"),
         (lambda ids: (Chain()(ids), None), "but returned tuple; take the logits out"),
         (lambda ids: Chain()(ids) > 0, r"but returned torch\.bool; take"),
+        (lambda ids: Chain()(ids).to(torch.complex64), r"but returned torch\.complex64; take"),
         (lambda ids: Chain()(ids)[:, :0], r"returned the shape \(\d, 0, 5\)"),
     ],
-    ids=["no model", "nothing", "a pair", "no numbers", "no position"],
+    ids=["no model", "nothing", "a pair", "no numbers", "complex numbers", "no position"],
 )
 def test_what_returns_no_logits_is_refused(decode, predict, message, without_shape_checks):
     with pytest.raises(ValueError, match=message):

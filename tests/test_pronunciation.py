@@ -310,9 +310,8 @@ def test_when_the_pairs_are_used_up_they_are_shuffled_anew(some_words):
     first, second = read[:once], read[once : 2 * once]
     assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second))
     assert list(itertools.chain(*first)) != list(itertools.chain(*second))
-    assert (
-        len(set(map(frozenset, first)) & set(map(frozenset, second))) < 5
-    )  # the same words meet again only where there are few of a length
+    companions = set(map(frozenset, first)) & set(map(frozenset, second))
+    assert len(companions) < 5  # the same words meet again only where there are few of a length
 
 
 def test_fewer_batches_than_there_are_can_be_asked_for(some_words):
