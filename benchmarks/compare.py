@@ -112,8 +112,12 @@ def using_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure(case: Case, rounds: int, shortest: float = 0.01) -> Row:
-    """Time a case in interleaved rounds, repeating each function until one timing lasts `shortest` seconds."""
+def measure(case: Case, rounds: int, shortest: float = 0.01, enough: float = 1.5) -> Row:
+    """Time a case in interleaved rounds, repeating each function until one timing lasts `shortest` seconds.
+
+    What is quickly done is measured in more rounds, until `enough` seconds are over: a bar is then a few microseconds,
+    and takes a finer look.
+    """
     names = [*case.peers]
     functions = [case.floor, case.ours, case.floor, *(case.peers[name].run for name in names)]
     timers = [timeit.Timer(function, timer=benchmark.timer) for function in functions]  # waits for a GPU
@@ -123,7 +127,8 @@ def measure(case: Case, rounds: int, shortest: float = 0.01) -> Row:
         for timer in timers:
             timer.timeit(1)
         repeats = max(1, round(3 * shortest / timers[0].timeit(3)))
-        for turn in range(rounds):
+        started = timeit.default_timer()
+        while (turn := len(times[0])) < rounds or timeit.default_timer() - started < enough:
             for place in range(len(timers)):
                 which = (turn + place) % len(timers)
                 times[which].append(timers[which].timeit(repeats) / repeats)
@@ -191,7 +196,7 @@ def settings(name: str, purpose: str | None, *, rounds: int | None = None, on_de
     first = (purpose or "").partition("\n")[0]
     parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", usage=argparse.SUPPRESS, description=first)
     if rounds is not None:
-        parser.add_argument("--rounds", type=int, default=rounds, help=f"interleaved, of each case (default: {rounds})")
+        parser.add_argument("--rounds", type=int, default=rounds, help=f"of each case, at least (default: {rounds})")
     if on_device:
         parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
         parser.add_argument("--dtype", default="float32", choices=DTYPES, help="float32 (default) or bfloat16")
