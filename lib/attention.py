@@ -310,7 +310,7 @@ class MultiHeadAttention(nn.Module):
                     f"attention takes (batch, seq, d_model={self.d_model}), but got the shape {tuple(x.shape)}; put "
                     "the batch first and the features last, and write x[None] for a single sentence"
                 )
-        fits = key.shape[0] == query.shape[0] and key.shape[:2] == value.shape[:2]
+        fits = key is query is value or (key.shape[0] == query.shape[0] and key.shape[:2] == value.shape[:2])
         if not fits or query.numel() == 0 or key.numel() == 0:
             raise ValueError(
                 "attention takes 1 sentence or more, as many of queries as of keys, in each 1 query or more, 1 key or "
