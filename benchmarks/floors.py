@@ -63,8 +63,13 @@ def norm(module: nn.Module) -> Function:
     bias = module.bias
     if isinstance(module, LayerNorm):
         return lambda x: F.layer_norm(x, shape, weight, bias, eps)
-    mean, variance, momentum = module.running_mean, module.running_var, module.momentum
-    return lambda x: F.batch_norm(x.view(-1, *shape), mean, variance, weight, bias, True, momentum, eps).view_as(x)
+    mean, variance, count, momentum = (*module.buffers(), module.momentum)
+
+    def floor(x: Tensor) -> Tensor:
+        count.add_(1)  # to count the batches is part of what PyTorch's norm computes, and it is in the state dict
+        return F.batch_norm(x.view(-1, *shape), mean, variance, weight, bias, True, momentum, eps).view_as(x)
+
+    return floor
 
 
 def residual(module: nn.Module) -> Function:
