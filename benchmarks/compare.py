@@ -49,7 +49,7 @@ class Peer:
 class Case:
     """One thing measured in one setting: ours, the floor it is held against, the largest ratio, and the peers.
 
-    A budget of None sets no bar: the floor is then there to be read.
+    A budget of None sets no bar: the floor is then there to be read. Rounds of None are as many as the command asks.
     """
 
     labels: tuple[str, ...]
@@ -58,6 +58,7 @@ class Case:
     budget: float | None = None
     threads: int = 1
     peers: Mapping[str, Peer] = field(default_factory=dict)
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def report(
     print(*lines, sep="\n", flush=True)
     rows: list[Row] = []
     for case in cases:
-        rows.append(measure(case, asked.rounds))
+        rows.append(measure(case, case.rounds or asked.rounds))
         lines.append(line(_cells(rows[-1], peers)))
         print(lines[-1], flush=True)
     bars, missed = sum(row.bars for row in rows), sum(row.missed for row in rows)
