@@ -10,7 +10,7 @@ The models are put together from parts that are made already, so that every one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -35,8 +35,8 @@ class Embedding(nn.Module):
         sqrt(d_model). norm: a module that is made already, as BERT has one here. n_segments: how many kinds of
         sentences are told apart, 2 in BERT.
     Shape: (batch, seq) -> (batch, seq, d_model); each token alone.
-    Raises: ValueError if a size is below 1, ids are not whole numbers of the shape (batch, seq), empty, or not in the
-        table, or segment ids are given without segments, or not like ids.
+    Raises: ValueError if a size is below 1, norm is no module, ids are not whole numbers of the shape (batch, seq),
+        empty, or not in the table, or segment ids are given without segments, or not like ids.
     Source: Vaswani et al. 2017, section 3.4, and section 5.4 for the dropout; Press and Wolf 2017, "Using the Output
         Embedding to Improve Language Models", for tying; Devlin et al. 2019, figure 2, for segments.
     """
@@ -63,7 +63,7 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model).normal_(std=d_model**-0.5))
         self.segments = nn.Parameter(torch.empty(n_segments, d_model).normal_(std=0.02)) if n_segments else None
         self.positions = positions
-        self.norm = _unchanged if norm is None else norm
+        self.norm = _made(norm, _unchanged)
         self.dropout = nn.Dropout(dropout) if dropout else _unchanged
 
     def forward(
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         end, which a stack of `PreNorm` needs, since nothing else bounds its sum, and a stack of `PostNorm` does not.
     Shape: ids (batch, seq), and mask as for `MultiHeadAttention` -> (batch, seq, d_model); tokens mix within a
         sentence.
-    Raises: ValueError if there is no block, and what embedding and blocks refuse.
+    Raises: ValueError if there is no block, norm is no module, and what embedding and blocks refuse.
     Source: Vaswani et al. 2017, section 3.1; `torch.nn.TransformerEncoder`, which begins after the embedding.
     """
 
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.embedding = embedding
         self.blocks = _listed(blocks)
-        self.norm = nn.Identity() if norm is None else norm
+        self.norm = _made(norm, nn.Identity())
 
     def forward(
         self,
@@ -148,8 +148,8 @@ class Decoder(nn.Module):
     Args: blocks: `DecoderBlock`s, or others that are called alike. norm: as for `Encoder`.
     Shape: ids (batch, seq), memory (batch, src, d_model), masks as for `MultiHeadAttention` -> (batch, seq, d_model); a
         token takes from its past and from all of memory.
-    Raises: ValueError if there is no block, there are not as many caches as attentions, and what embedding and blocks
-        refuse.
+    Raises: ValueError if there is no block, norm is no module, there is not one cache for each attention, the caches of
+        self-attention are not equally long, and what embedding and blocks refuse.
     Source: Vaswani et al. 2017, section 3.1; `torch.nn.TransformerDecoder`, which begins after the embedding.
     """
 
@@ -157,7 +157,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embedding = embedding
         self.blocks = _listed(blocks)
-        self.norm = nn.Identity() if norm is None else norm
+        self.norm = _made(norm, nn.Identity())
 
     def forward(
         self,
@@ -170,7 +170,7 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "batch seq d_model"]:
         """Return the tokens after the last block; with caches, ids are the new ones only."""
         x = self.embedding(ids, _remembered(caches))
-        for block, own in _with_caches(self.blocks, caches):
+        for block, own in _with_caches(self.blocks, caches, told=1):
             x = block(x, memory, mask=mask, memory_mask=memory_mask, caches=own)
         return self.norm(x)
 
@@ -254,8 +254,8 @@ class LanguageModel(nn.Module):
     Args: blocks: `EncoderBlock`s, or others that are called alike, such as `ParallelBlock`s and `Stack`s. norm: as for
         `Encoder`. head: as for `Transformer`.
     Shape: ids (batch, seq), and mask as for `MultiHeadAttention` -> (batch, seq, vocab); a token takes from its past.
-    Raises: ValueError if there is no block, head takes another width than the embedding has, there are not as many
-        caches as attentions, and what embedding and blocks refuse.
+    Raises: ValueError if there is no block, norm is no module, head takes another width than the embedding has, there
+        is not one cache for each attention, the caches are not equally long, and what embedding and blocks refuse.
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3. PyTorch has no
         counterpart.
     """
@@ -272,7 +272,7 @@ class LanguageModel(nn.Module):
         _check_head(head, embedding)
         self.embedding = embedding
         self.blocks = _listed(blocks)
-        self.norm = nn.Identity() if norm is None else norm
+        self.norm = _made(norm, nn.Identity())
         self.head = head
 
     def forward(
@@ -347,6 +347,15 @@ def _check_head(head: nn.Module | None, embedding: Embedding) -> None:
         )
 
 
+def _made(norm: nn.Module | None, none: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return the norm, or what stands in for none; a class in place of a module would go unnoticed until forward."""
+    if norm is not None and not isinstance(norm, nn.Module):
+        raise ValueError(
+            f"the norm is a module that is made already, but got {norm!r}; pass LayerNorm(d_model), or None for none"
+        )
+    return none if norm is None else norm
+
+
 def _listed(blocks: Iterable[nn.Module]) -> nn.ModuleList:
     listed = nn.ModuleList(blocks)
     if not len(listed):
@@ -359,21 +368,26 @@ def _new_caches(blocks: nn.ModuleList) -> list[KVCache]:
 
 
 def _with_caches(
-    blocks: nn.ModuleList, caches: Sequence[KVCache] | None
+    blocks: nn.ModuleList, caches: Sequence[KVCache] | None, told: int | None = None
 ) -> Iterator[tuple[nn.Module, Sequence[KVCache] | None]]:
-    """Pair each block with the caches of its attentions, or with None."""
+    """Pair each block with the caches of its attentions, or None; `told`: how many of them hold the ids (None: all)."""
     if caches is None:
         yield from ((block, None) for block in blocks)
         return
     numbers = [len(block.new_caches()) for block in blocks]
-    if len(caches) != sum(numbers):
+    if not len(caches) == len(set(caches)) == sum(numbers):
         raise ValueError(
             f"each attention has a cache of its own, here {sum(numbers)} in {len(blocks)} blocks, but got "
-            f"{len(caches)}; make them with new_caches()"
+            f"{len(caches)}, {len(set(caches))} of them different; make them with model.new_caches()"
         )
     rest = iter(caches)
-    for block, number in zip(blocks, numbers, strict=True):
-        yield block, list(islice(rest, number))
+    pairs = [(block, list(islice(rest, number))) for block, number in zip(blocks, numbers, strict=True)]
+    if len(lengths := {cache.length for _, own in pairs for cache in own[:told]}) > 1:
+        raise ValueError(
+            f"all blocks are told the same ids, so the caches of self-attention are equally long, but got lengths from "
+            f"{min(lengths)} to {max(lengths)}; begin again, with model.new_caches()"
+        )
+    yield from pairs
 
 
 def _remembered(caches: Sequence[KVCache] | None) -> int:
@@ -381,6 +395,6 @@ def _remembered(caches: Sequence[KVCache] | None) -> int:
     if isinstance(caches, KVCache):
         raise ValueError(
             f"caches are a sequence, one for each attention, but got a KVCache of length={caches.length} alone; make "
-            "them with new_caches()"
+            "them with model.new_caches()"
         )
     return caches[0].length if caches else 0

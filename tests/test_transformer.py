@@ -361,6 +361,31 @@ def test_a_decoder_with_caches_computes_what_it_does_without(pieces, residual, d
     exactly(torch.cat(steps, dim=1), model(src_ids, tgt_ids))
 
 
+@pytest.mark.parametrize("swapped", [0, 1, 2])
+@torch.no_grad()
+def test_a_language_model_refuses_caches_that_were_told_different_ids_and_changes_none(swapped):
+    model, ids = a_language_model("a stack as a block"), some_ids(2, 4)
+    caches = model.new_caches()
+    model(ids[:, :3], caches=caches)
+    mixed = [KVCache() if place == swapped else cache for place, cache in enumerate(caches)]
+    before = [cache.length for cache in mixed]
+    with pytest.raises(ValueError, match=r"got lengths from 0 to 3; begin again, with model\.new_caches\(\)"):
+        model(ids[:, 3:], caches=mixed)
+    assert [cache.length for cache in mixed] == before
+    exactly(model(ids[:, 3:], caches=caches), model(ids)[:, 3:])
+
+
+@torch.no_grad()
+def test_a_decoder_refuses_unequal_caches_of_its_own_but_reads_the_memory_again_where_it_must():
+    model, src_ids, tgt_ids = a_transformer(), some_ids(2, 5), some_ids(2, 4, seed=2)
+    context, caches = model.encode(src_ids), model.new_caches()
+    model.decode(tgt_ids[:, :3], *context, caches=caches)
+    own, of_memory = ([KVCache() if place == new else cache for place, cache in enumerate(caches)] for new in (2, 3))
+    with pytest.raises(ValueError, match="caches of self-attention are equally long, but got lengths from 0 to 3"):
+        model.decode(tgt_ids[:, 3:], *context, caches=own)
+    exactly(model.decode(tgt_ids[:, 3:], *context, caches=of_memory), model(src_ids, tgt_ids)[:, 3:])
+
+
 @pytest.mark.parametrize("write", [greedy, partial(beam, width=3)], ids=["greedy", "beam"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_transformer_writes_the_same_with_caches_and_without_and_alone_and_in_a_batch(write, seed):
@@ -496,7 +521,25 @@ def test_weights_go_through_a_file_and_back(tmp_path):
         ),
         (lambda: a_language_model()(torch.tensor([[-1, 2]])), "got ids from -1 to 2"),
         (lambda: a_language_model()(some_ids(1, 33)), "positions go from 0 to 31, but x has 33 tokens"),
-        (lambda: a_language_model()(some_ids(1, 3), caches=[]), "here 2 in 2 blocks, but got 0; .* new_caches"),
+        (lambda: a_language_model()(some_ids(1, 3), caches=[]), "here 2 in 2 blocks, but got 0, 0 of them"),
+        (
+            lambda: a_language_model()(some_ids(1, 3), caches=[KVCache()] * 2),
+            r"here 2 in 2 blocks, but got 2, 1 of them different; make them with model\.new_caches\(\)",
+        ),
+        (
+            lambda: a_transformer().decode(
+                some_ids(2, 3), torch.zeros(2, 4, WIDTH).double(), caches=[KVCache(), KVCache()] * 2
+            ),
+            "here 4 in 2 blocks, but got 4, 2 of them different",
+        ),
+        *(
+            (partial(make, norm=norm), rf"a module that is made already, but got {arrived}; pass LayerNorm\(d_model\)")
+            for make in (
+                partial(Embedding, 8, 8),
+                *(partial(kind, Embedding(8, 8), [nn.Identity()]) for kind in (Encoder, Decoder, LanguageModel)),
+            )
+            for norm, arrived in ((LayerNorm, "<class .*LayerNorm'>"), (WIDTH, str(WIDTH)))
+        ),
         (
             lambda: a_language_model().embedding(some_ids(1, 3), segment_ids=some_ids(1, 3)),
             r"segment ids need a table, but got ids of the shape \(1, 3\) and n_segments=0",
@@ -511,7 +554,7 @@ def test_weights_go_through_a_file_and_back(tmp_path):
         ),
         (
             lambda: a_language_model()(some_ids(1, 3), caches=KVCache()),
-            "are a sequence, one for each attention, but got a KVCache of length=0 alone; make them with new_caches",
+            "are a sequence, one for each attention, but got a KVCache of length=0 alone; make them with model",
         ),
         (
             lambda: a_transformer().decode(some_ids(2, 3), torch.zeros(2, 4, WIDTH).double(), caches=KVCache()),
