@@ -343,10 +343,14 @@ def test_the_smallest_and_the_largest_uniform_number_draw_possible_symbols(monke
         assert ids[:, 1].tolist() == [drawn] * 3
 
 
-def test_a_low_temperature_is_greedy_decoding():
+@on_each_device
+@pytest.mark.parametrize("restriction", [{}, {"top_k": 2}, {"top_p": 0.9}], ids=str)
+@pytest.mark.parametrize("temperature", [1e-4, 1e-308, 1e-309, 5e-324])
+def test_a_low_temperature_is_greedy_decoding(temperature, restriction, device):
     options = dict(eos_id=EOS, pad_id=PAD, max_len=9)
-    cold = sample(Chain(), STARTS, generator=generator(0), temperature=1e-4, **options)
-    assert torch.equal(cold, greedy(Chain(), STARTS, **options))
+    model, starts = Chain(device=device), STARTS.to(device)
+    cold = sample(model, starts, generator=generator(0), temperature=temperature, **restriction, **options)
+    assert torch.equal(cold, greedy(model, starts, **options))
 
 
 # ---- Beam search -----------------------------------------------------------------------------------------------------
@@ -616,11 +620,15 @@ def small_model():
 @every_decoder
 def test_a_cache_that_is_named_in_one_place_only_is_refused(decode):
     model = small_model()
-    with pytest.raises(ValueError, match=r"after 1 symbols the first one has length=0; name the same caches twice"):
+    with pytest.raises(
+        ValueError, match=r"after 1 symbols the first one has length=0; give predict and decoding the same"
+    ):
         decode(model, STARTS, caches=model.new_caches(), **greedily)
     holding = partial(model, caches=model.new_caches())
     for named in ([], model.new_caches()):
-        with pytest.raises(ValueError, match=r"it holds 1 caches and 1 of them are not among .*; name them twice"):
+        with pytest.raises(
+            ValueError, match=r"it holds 1 caches and 1 of them are not among .*; give predict and decoding"
+        ):
             decode(holding, STARTS, caches=named, **greedily)
     caches = model.new_caches()
     with_cache = decode(partial(model, caches=caches), STARTS, caches=caches, **greedily)

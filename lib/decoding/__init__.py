@@ -145,9 +145,11 @@ def sample(
             f"symbols are drawn with a generator, so that they can be drawn again, but got {generator!r}; make one "
             "from a seed: torch.Generator().manual_seed(0)"
         )
+    temperature = max(float(temperature), torch.finfo(torch.float64).tiny)  # a GPU multiplies by 1 / this
     writing = Writing(predict, prompt_ids, eos_id, max_len, pad_id, context, caches)
     for logits in writing:
-        logits = logits.double() / temperature
+        logits = logits.double()
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature  # 0 and below, never inf
         logits = logits if top_k is None else keep_top_k(logits, top_k)
         logits = logits if top_p is None else keep_top_p(logits, top_p)
         writing.write(_draw(logits, generator))

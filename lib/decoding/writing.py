@@ -130,8 +130,8 @@ class Writing:
         """Return how many symbols need not be told again, and check that the model has them."""
         if self.caches and self.caches[0].length != self.length:
             raise ValueError(
-                f"predict remembers in the caches, but after {self.length} symbols the first one has "
-                f"length={self.caches[0].length}; name the same caches twice, as in "
+                f"predict remembers in the caches given here, but after {self.length} symbols the first one has "
+                f"length={self.caches[0].length}; give predict and decoding the same caches, as in "
                 "greedy(partial(model, caches=caches), ids, caches=caches)"
             )
         return self.length if self.caches else 0
@@ -256,7 +256,7 @@ def _check_caches(predict: object, caches: object) -> None:
     if unnamed:
         raise ValueError(
             f"what predict remembers with must be named, but it holds {len(held)} caches and {unnamed} of them are not "
-            "among the caches given here; name them twice, as in "
+            "among the caches given here; give predict and decoding the same caches, as in "
             "greedy(partial(model, caches=caches), ids, caches=caches)"
         )
     for cache in caches:
