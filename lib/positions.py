@@ -216,7 +216,8 @@ def _as_complex(x: Tensor) -> Tensor:
     try:
         return torch.view_as_complex(pairs)
     except RuntimeError:
-        return torch.view_as_complex(pairs.contiguous())
+        # A clone, since what is contiguous already may begin at an odd place of its storage.
+        return torch.view_as_complex(pairs.clone(memory_format=torch.contiguous_format))
 
 
 def _is_real(x: Tensor) -> bool:

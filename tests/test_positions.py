@@ -193,6 +193,17 @@ def test_one_table_grows_with_the_sentence_and_rarely():
     assert len(set(map(id, tables))) <= 10  # 1, 2, 4, ... 512
 
 
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_a_sentence_turns_alike_wherever_in_memory_it_begins(start):
+    x = tokens(1, 2, 4)
+    moved = torch.cat([torch.zeros(start).double(), x.flatten()])[start:].view(1, 2, 4).requires_grad_()
+    assert moved.storage_offset() == start
+    y = Rotary(4)(moved, 3)
+    exactly(y, Rotary(4)(x, 3))
+    y.square().sum().backward()
+    exactly(moved.grad, 2 * x)  # turning changes no length
+
+
 # ---- In attention ----------------------------------------------------------------------------------------------------
 
 
