@@ -20,6 +20,7 @@ from lib.masks import padding_mask
 from lib.norms import LayerNorm
 from lib.positions import Learned, Sinusoidal
 from lib.published import (
+    Bert,
     MaskedLanguageModel,
     bert,
     bert_base,
@@ -479,11 +480,45 @@ def test_every_number_of_theirs_is_in_ours_once(hugging_face):
         assert torch.equal(numbers_of(ours).sort().values, numbers_of(theirs).sort().values)
 
 
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        ("BertForPreTraining", our_bert),
+        ("BertForPreTraining", our_masked_bert),
+        ("BertForNextSentencePrediction", our_bert),
+        ("BertForMaskedLM", our_masked_bert),
+        ("BertLMHeadModel", our_masked_bert),
+    ],
+    ids=lambda one: one if isinstance(one, str) else one.__name__,
+)
+def test_a_bert_with_a_head_of_pre_training_loads_as_the_docstring_says(hugging_face, kind, model):
+    theirs, ours = their_bert(hugging_face, kind=kind, is_decoder=kind == "BertLMHeadModel"), model()
+    load_bert(ours, theirs.state_dict())
+    assert torch.equal(ours.encoder.embedding.weight, theirs.bert.embeddings.word_embeddings.weight)
+    assert kind in load_bert.__doc__
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "part", "load", "model"),
+    [
+        (their_bert, "BertForSequenceClassification", "bert", load_bert, our_bert),
+        (their_bert, "BertForTokenClassification", "bert", load_bert, lambda: our_bert().encoder),
+        (their_gpt2, "GPT2ForTokenClassification", "transformer", load_gpt2, our_gpt2),
+    ],
+    ids=["a text's kind", "each token's kind", "GPT-2"],
+)
+def test_of_a_model_with_another_head_the_part_without_it_loads(hugging_face, make, kind, part, load, model):
+    theirs, ours = make(hugging_face, kind=kind), model()
+    left_over = r"2 left over \(classifier\.bias, classifier\.weight\)"
+    assert_refused(load, ours, theirs.state_dict(), rf"{left_over}.* with another head pass .*\.{part}\.state_dict\(\)")
+    load(ours, getattr(theirs, part).state_dict())
+    assert f"`.{part}.state_dict()`" in load.__doc__
+
+
 @pytest.mark.parametrize("kind", ["BertForMaskedLM", "BertForTokenClassification"])
 def test_a_bert_without_pooler_loads_into_the_encoder(hugging_face, kind):
     theirs, ours = their_bert(hugging_face, kind=kind), our_bert().encoder
-    state = {name: tensor for name, tensor in theirs.state_dict().items() if not name.startswith("classifier.")}
-    load_bert(ours, state)
+    load_bert(ours, theirs.bert.state_dict())
     ids, segments = two_texts()
     with torch.no_grad():
         want = theirs.bert(ids, token_type_ids=segments).last_hidden_state
@@ -539,6 +574,18 @@ def test_a_wrong_number_of_heads_loads_and_computes_something_else(bert_state):
     load_bert(ours, bert_state)
     load_bert(wrong, bert_state)
     assert not torch.allclose(ours(ids)[0], wrong(ids)[0], atol=0.01)
+
+
+def test_what_a_state_dict_does_not_say_of_a_gpt2_loads_and_computes_something_else(hugging_face):
+    ids, _ = two_texts()
+    usual = their_gpt2(hugging_face)
+    for option in ({"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}):
+        theirs, ours = their_gpt2(hugging_face, **option), our_gpt2()
+        load_gpt2(ours, theirs.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(ours(ids), usual(ids).logits, rtol=0, atol=1e-4)
+            assert not torch.allclose(ours(ids), theirs(ids).logits, atol=0.01)
+        assert all(name in load_gpt2.__doc__ for name in option)
 
 
 # What is wrong with the state, and how the refusal goes on.
@@ -688,6 +735,20 @@ def test_a_model_of_other_parts_is_refused_and_stays_as_it_is(gpt2_state):
 def test_what_is_no_state_dict_or_no_such_model_is_refused(load, model, state, message, without_shape_checks):
     with pytest.raises(ValueError, match=message):
         load(model(), state)
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_what_is_put_on_top_of_an_encoder_has_its_dtype_and_device(dtype, device):
+    encoder = our_bert().to(device, dtype).encoder
+    ids = two_texts()[0].to(device)
+    for model in (Bert(encoder), MaskedLanguageModel(encoder)):
+        assert {(one.dtype, one.device.type) for one in model.parameters()} == {(dtype, device)}
+        output = model(ids)
+        assert {one.dtype for one in (output if isinstance(output, tuple) else [output])} == {dtype}
+    with torch.device("meta"):
+        models = Bert(encoder), MaskedLanguageModel(encoder)
+    assert not any(one.is_meta for model in models for one in model.parameters())
 
 
 @pytest.mark.parametrize("other", [our_bert, our_gpt2, lambda: None], ids=["Bert", "LanguageModel", "NoneType"])

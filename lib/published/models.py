@@ -86,6 +86,7 @@ class Bert(nn.Module):
 
     The first token stands there for this, [CLS]. Padding is seen unless a mask hides it: `padding_mask(ids, pad_id)`.
 
+    Args: encoder: what reads; the pooler has the dtype and device of its embedding.
     Shape: ids and segment_ids (batch, seq), mask as for `MultiHeadAttention` -> tokens (batch, seq, d_model) and
         summary (batch, d_model); tokens mix within a text.
     Raises: ValueError if the encoder refuses what it gets.
@@ -95,9 +96,10 @@ class Bert(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        d_model = encoder.embedding.weight.shape[1]
+        weight = encoder.embedding.weight
+        d_model = weight.shape[1]
         self.encoder = encoder
-        self.pooler = nn.Linear(d_model, d_model)
+        self.pooler = nn.Linear(d_model, d_model, dtype=weight.dtype, device=weight.device)
 
     def forward(
         self,
@@ -175,7 +177,8 @@ class MaskedLanguageModel(nn.Module):
     where most tokens are masked, some changed into others and some left as they are; everywhere else the answer stands
     there already. The table of the embedding makes the logits too: one table for both.
 
-    Args: encoder: that of a BERT, `bert_base().encoder`, which goes on being the same object.
+    Args: encoder: that of a BERT, `bert_base().encoder`, which goes on being the same object; the head has the dtype
+        and device of its embedding.
     Shape: ids and segment_ids (batch, seq), mask as for `MultiHeadAttention` -> (batch, seq, vocab); tokens mix within
         a text.
     Raises: ValueError if encoder is no `Encoder`, and what it refuses itself.
@@ -191,11 +194,13 @@ class MaskedLanguageModel(nn.Module):
                 f"the head for masked tokens stands on top of an Encoder, but got {type(encoder).__name__}; pass "
                 "bert(...).encoder"
             )
-        vocab_size, d_model = encoder.embedding.weight.shape
+        weight = encoder.embedding.weight
+        vocab_size, d_model = weight.shape
         self.encoder = encoder
-        self.transform = nn.Linear(d_model, d_model)
-        self.norm = LayerNorm(d_model, eps=_BERT_EPS)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        with weight.device:
+            self.transform = nn.Linear(d_model, d_model, dtype=weight.dtype)
+            self.norm = LayerNorm(d_model, eps=_BERT_EPS).to(weight.dtype)
+            self.bias = nn.Parameter(torch.zeros(vocab_size, dtype=weight.dtype))
         _start(self.transform, _draw_for_bert)
 
     def forward(

@@ -18,11 +18,13 @@ def load_bert(model: Bert | MaskedLanguageModel | Encoder, state_dict: Mapping[s
 
     all names are found, none is left over and all shapes agree, or the model stays as it is
 
-    The state dict is that of a BertModel, or of a model with one in it, whose names begin with "bert.". gamma and beta
-    are old names of weight and bias. What begins with "cls.", the heads of pre-training, is left out but for the one
-    that a `MaskedLanguageModel` has; and that has no pooler, so a pooler is left out there. Without a pooler in the
-    state dict, load into the encoder alone: `bert(...).encoder`.
-    A state dict does not say n_heads: a wrong number loads, and computes something else. See config.json.
+    The state dict is that of a BertModel, or of a BertForPreTraining, BertForMaskedLM, BertLMHeadModel or
+    BertForNextSentencePrediction, whose names begin with "bert.". Of models with another head, such as a classifier,
+    pass `.bert.state_dict()`. gamma and beta are old names of weight and bias. What begins with "cls.", the heads of
+    pre-training, is left out but for the one that a `MaskedLanguageModel` has; and that has no pooler, so a pooler is
+    left out there. Without a pooler in the state dict, load into the encoder alone: `bert(...).encoder`.
+    A state dict says neither n_heads nor the activation nor eps of the norms: with others the weights load too, and
+    compute something else. See config.json: num_attention_heads, hidden_act ("gelu" here), layer_norm_eps (1e-12).
 
     Shape: as the weights of both are; numbers are rounded to the type that the model has.
     Raises: ValueError if a name is missing or left over, a shape differs, the logits are made with another table than
@@ -57,10 +59,13 @@ def load_gpt2(model: LanguageModel, state_dict: Mapping[str, Tensor]) -> None:
 
     all names are found, none is left over and all shapes agree, or the model stays as it is
 
-    The state dict is that of a GPT2Model, or of a model with one in it, whose names begin with "transformer.", such as
-    GPT2LMHeadModel. Its matrices are the transposes of what `torch.nn.Linear` stores, and query, key and value are in
-    one. The masks that old files hold, attn.bias and attn.masked_bias, are left out.
-    A state dict does not say n_heads: a wrong number loads, and computes something else. See config.json.
+    The state dict is that of a GPT2Model, or of a GPT2LMHeadModel, whose names begin with "transformer.". Of models
+    with another head, such as a classifier, pass `.transformer.state_dict()`. Its matrices are the transposes of what
+    `torch.nn.Linear` stores, and query, key and value are in one. The masks that old files hold, attn.bias and
+    attn.masked_bias, are left out.
+    A state dict says neither n_heads nor the activation nor eps of the norms nor how scores are scaled: with others the
+    weights load too, and compute something else. See config.json: n_head, activation_function ("gelu_new" here),
+    layer_norm_epsilon (1e-5), scale_attn_weights (true), scale_attn_by_inverse_layer_idx (false).
 
     Shape: as the weights of both are; numbers are rounded to the type that the model has.
     Raises: ValueError if a name is missing or left over, a shape differs, lm_head.weight is not the table of the
@@ -184,7 +189,8 @@ def _load(parameters: Mapping[str, nn.Parameter], places: _Places, tensors: Mapp
     if wrong := _difference(tensors, places):
         raise ValueError(
             f"each weight has one tensor and each tensor one weight, but of {len(places)} names the state dict has "
-            f"{wrong}; make the model as {maker}, of the family and sizes of the state dict"
+            f"{wrong}; make the model as {maker}, of the family and sizes of the state dict, and of one with another "
+            "head pass .bert.state_dict() or .transformer.state_dict()"
         )
     copies = []
     for name, (names, transposed) in places.items():
