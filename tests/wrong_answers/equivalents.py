@@ -52,9 +52,7 @@ FEED_FORWARD = {
         "n = 0": "a length of 0 costs nothing, twice, and the search goes on to 1",
     },
     "matched_width": {
-        "return round(2 * d_ff // 3)": "rounding down is accepted",
-        "return math.floor(2 * d_model * d_ff / (3 * d_model))": "rounding down is accepted",
-        "return math.ceil(2 * d_model * d_ff // (3 * d_model))": "rounding down is accepted",
+        "return (4 * d_ff + 2) // 6": "2 more of 6 lift two thirds of a unit over the whole number as well",
         "min(range(2, d_ff + 1)": "no width of 1 is wanted",
         "min(range(0, d_ff + 1)": "no width of 0 is wanted",
         "min(range(1, d_ff)": "the width is well below d_ff",

@@ -358,8 +358,8 @@ EXERCISES = {
         "def matched_width(d_model, d_ff):",
         [
             "return round(2 * d_ff / 3)",
-            "return 2 * d_ff // 3",
-            "return math.ceil(2 * d_model * d_ff / (3 * d_model))",
+            "return (4 * d_ff + 3) // 6",
+            "return math.floor(2 * d_model * d_ff / (3 * d_model) + 0.5)",
             """
             plain = 2 * d_model * d_ff
             return min(range(1, d_ff + 1), key=lambda width: abs(3 * d_model * width - plain))
@@ -378,6 +378,10 @@ EXERCISES = {
             "for_four_times": "return round(8 * d_model / 3)",
             "widths_subtracted": "return d_ff - d_model",
             "biases_counted": "return round((2 * d_model * d_ff + d_model + d_ff) / (3 * d_model))",
+            "rounded_up": ["return math.ceil(2 * d_ff / 3)", "return -(-2 * d_ff // 3)"],
+            "rounded_down": ["return 2 * d_ff // 3", "return int(2 * d_ff / 3)"],
+            "nearest_multiple_of_2": "return round(2 * d_ff / 3 / 2) * 2",
+            "nearest_multiple_of_8": "return round(2 * d_ff / 3 / 8) * 8",
             "multiple_of_256": "return 256 * ((2 * d_ff // 3 + 255) // 256)",
             "multiple_of_8": "return 8 * math.ceil(2 * d_ff / 3 / 8)",
             "multiple_below_4": "return 4 * (2 * d_ff // 12)",

@@ -5,7 +5,6 @@ Where they do is found by counting, with PyTorch's FLOP counter and `numel`, and
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 from torch import nn
@@ -150,19 +149,29 @@ def _weights(*matrices: tuple[int, int]) -> int:
     return sum(nn.Linear(*matrix, bias=False, device="meta").weight.numel() for matrix in matrices)
 
 
-def matched_width(d_model: int, d_ff: int) -> float:
-    """Ask how many hidden units of a gated network have the weights of a plain one.
+def matched_width(d_model: int, d_ff: int) -> int:
+    """Ask how many hidden units of a gated network have the weights of a plain one, to the nearest whole number.
+
+    Two thirds of a whole number never lie halfway between two, so there is always one nearest.
 
     Source: the `numel` of `torch.nn.Linear`.
     """
     plain = _weights((d_model, d_ff), (d_ff, d_model))
-    return plain / _weights((d_model, 1), (d_model, 1), (1, d_model))
+    return round(plain / _weights((d_model, 1), (d_model, 1), (1, d_model)))
 
 
-MULTIPLES = (4, 8, 16, 32, 64, 128, 256)
+MULTIPLES = (2, 4, 8, 16, 32, 64, 128, 256)
+# Two thirds of d_ff are whole, or just above a whole number, or just below one: rounding up and down both show.
 WIDTH_SIZES = [(5, 12), (4, 20), (3, 52), (64, 256), (512, 2048)]
 THREE = "Solve 3 d_model width = 2 d_model d_ff."
+NEAREST = "Round to the nearest whole number: round(...)."
 WIDTH_MISTAKES = known(
+    ("rounded_up", lambda d, f: -(-2 * f // 3),
+     "You rounded up: with a third of a unit left over, the whole number below is nearer.",
+     NEAREST),
+    ("rounded_down", lambda d, f: 2 * f // 3,
+     "You rounded down: with two thirds of a unit left over, the whole number above is nearer.",
+     NEAREST),
     ("unchanged", lambda d, f: f,
      "Three matrices of the same width have 1.5 times the weights, so the comparison is unfair.",
      THREE),
@@ -201,28 +210,28 @@ WIDTH_MISTAKES = known(
      THREE),
     *((f"multiple_of_{m}", lambda d, f, m=m: -(-2 * f // (3 * m)) * m,
        f"You round up to a multiple of {m}. Hardware likes that, but here the weights should match.",
-       "Round to the nearest whole number.") for m in MULTIPLES),
+       NEAREST) for m in MULTIPLES),
     *((f"multiple_below_{m}", lambda d, f, m=m: 2 * f // (3 * m) * m,
        f"You round down to a multiple of {m}. Hardware likes that, but here the weights should match.",
-       "Round to the nearest whole number.") for m in MULTIPLES),
+       NEAREST) for m in MULTIPLES),
+    *((f"nearest_multiple_of_{m}", lambda d, f, m=m: round(2 * f / (3 * m)) * m,
+       f"You round to the nearest multiple of {m}. Hardware likes that, but here the weights should match.",
+       NEAREST) for m in MULTIPLES),
 )  # fmt: skip
 
 
 @check("d_model", "d_ff")
 def check_matched_width(attempt: Attempt) -> str:
-    """Check the gated width that has the weights of a plain network; rounding up and down are both accepted.
+    """Check the gated width that has the weights of a plain network, to the nearest whole number.
 
     Source: the `numel` of `torch.nn.Linear`.
     """
-    try:
-        agree(attempt, WIDTH_SIZES, matched_width, WIDTH_MISTAKES, read=read_whole_number, accept=_nearest)
-    except Finding as finding:
-        if finding.comparison is not None:
-            finding.comparison = replace(finding.comparison, expected=round(finding.comparison.expected))
-        raise
+    agree(attempt, WIDTH_SIZES, matched_width, WIDTH_MISTAKES, read=read_whole_number, accept=_rounded_alike)
     return "right. The gated network and the plain one differ by less than one hidden unit."
 
 
-def _nearest(exact: object, width: object) -> bool:
-    """Accept the exact width rounded down, up or to the nearest."""
-    return isinstance(exact, int | float) and isinstance(width, int | float) and abs(width - exact) < 1
+def _rounded_alike(width: object, received: object) -> bool:
+    """Compare with a width: a whole one must be met, and one that a mistake leaves unrounded may be rounded either way."""
+    if not (isinstance(width, int | float) and isinstance(received, int | float)):
+        return False
+    return width == received if isinstance(width, int) else abs(received - width) < 1
