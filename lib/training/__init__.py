@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +32,8 @@ __all__ = [
     "warmup_schedule",
 ]
 
+_FUSED_ADAMW = partial(torch.optim.AdamW, fused=True)  # AdamW in one call for all parameters
+
 
 def train(
     model: nn.Module,
@@ -38,7 +41,7 @@ def train(
     batches: Iterable[tuple],
     *,
     lr: float,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+    optimizer: Callable[..., torch.optim.Optimizer] = _FUSED_ADAMW,
     schedule: Callable[[int], float] | None = None,
     clip: float | None = None,
     progress: bool = True,
@@ -65,8 +68,9 @@ def train(
     undivided.
 
     Args: loss_fn: called as loss_fn(model, *batch), returns one number. batches: tuples, already on the model's device;
-        a generator will do. optimizer: called as optimizer(parameters, lr=lr). schedule: the factor of the learning
-        rate at step 0, 1, 2 and so on. clip: the largest norm that the gradient of all parameters together may have;
+        a generator will do. optimizer: called as optimizer(parameters, lr=lr); AdamW in one call for all parameters if
+        it is left out. schedule: the factor of the learning rate at step 0, 1, 2 and so on. clip: the largest norm
+        that the gradient of all parameters together may have;
         with it a gradient that is not finite is refused (math.inf does only that), without it such a gradient makes the
         weights NaN, which the next loss shows.
         progress: show a bar where somebody watches; stored notebooks and log files stay free of it. checkpoint: a file
