@@ -1,6 +1,7 @@
 """The checkers are checked: they accept right answers, name wrong ones, survive the rest, and let no mutant pass."""
 
 import ast
+import subprocess
 import sys
 import time
 from functools import partial
@@ -13,8 +14,10 @@ from wrong_answers import equivalents, function_in
 from wrong_answers.feed_forward import BUG
 from wrong_answers.mutants import mutants
 
-from lib.checks.feed_forward.balance import CROSSOVER_SIZES, crossover
+from lib.checks.feed_forward.balance import CROSSOVER_SIZES, attention_flops, crossover
+from lib.checks.feed_forward.counts import FLOP_SIZES, flops
 from lib.checks.verdict import Verdict, attempt
+from lib.costs import count_flops
 from lib.device import seeded
 
 ANSWERS = Path(__file__).parent / "wrong_answers"
@@ -139,6 +142,46 @@ def test_the_length_found_by_counting_is_the_one_of_the_formula_at_every_width(d
     assert (found[2 * d_model], found[2 * d_model + 1]) == (0, 1)
 
 
+def meta(*shape):
+    return torch.empty(shape, device="meta")
+
+
+def explicit_attention(x, projection):
+    query, key, value = (x @ projection for _ in range(3))
+    return (query @ key.mT) @ value @ projection
+
+
+@pytest.mark.parametrize(("seq_len", "d_model", "d_ff"), FLOP_SIZES)
+def test_the_flops_are_those_that_pytorchs_counter_finds_in_the_products(seq_len, d_model, d_ff):
+    x, w_1, w_2 = meta(seq_len, d_model), meta(d_model, d_ff), meta(d_ff, d_model)
+    assert flops(seq_len, d_model, d_ff) == count_flops(lambda: torch.relu(x @ w_1) @ w_2)
+    assert attention_flops(seq_len, d_model) == count_flops(lambda: explicit_attention(x, meta(d_model, d_model)))
+
+
+FIRST_CHECKS = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from importlib import import_module
+from wrong_answers import function_in
+for chapter in {chapters!r}:
+    checks, answers = import_module("lib.checks." + chapter), import_module("wrong_answers." + chapter).EXERCISES
+    for exercise, own in answers.items():
+        before = len(sys.modules)
+        verdict = getattr(checks, "check_" + exercise)(function_in(own.source(own.right[0])))
+        print(exercise, verdict.status, len(sys.modules) - before)
+"""
+
+
+def test_the_first_check_of_a_process_loads_no_more_than_a_few_modules():
+    """PyTorch's FLOP counter loads 800 when it first watches a product, which takes one to four seconds."""
+    program = FIRST_CHECKS.format(tests=str(ANSWERS.parent), chapters=CHAPTERS)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ANSWERS.parents[1])
+    assert ran.returncode == 0, ran.stderr
+    lines = [line.split() for line in ran.stdout.splitlines()]
+    assert {exercise: status for exercise, status, _ in lines} == dict.fromkeys(EXERCISES, "passed")
+    assert {exercise: int(loaded) for exercise, _, loaded in lines if int(loaded) > 50} == {}
+
+
 def test_the_widths_where_the_length_is_the_last_0_and_the_first_1_are_tried():
     assert {0, 1} <= {d_ff - 2 * d_model for d_model, d_ff in CROSSOVER_SIZES}
 
@@ -165,7 +208,7 @@ def test_the_default_dtype_of_the_reader_does_not_matter(exercise, dtype):
 def test_a_check_takes_milliseconds(capsys):
     lines = []
     for exercise, answers in EXERCISES.items():
-        judge(exercise, answers.source(answers.right[0]))  # the first call loads what PyTorch's counter needs
+        judge(exercise, answers.source(answers.right[0]))  # the first call loads what it needs
         started = time.perf_counter()
         verdict = timed(exercise, function_in(answers.source(answers.right[0])))
         lines.append(f"{exercise:15} {1000 * (time.perf_counter() - started):6.1f} ms  {verdict.status}")

@@ -1,6 +1,6 @@
 """Where do two costs balance? The exercises `crossover` and `matched_width`.
 
-Where they do is found by counting, with PyTorch's FLOP counter and `numel`, and never computed from a formula.
+Where they do is found by counting FLOPs as PyTorch's counter does, and weights by `numel`, and never by solving for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .counts import counted, flops
 def attention_flops(seq_len: int, d_model: int) -> int:
     """Count the FLOPs of attention: four projections, the scores, and the weighted sum.
 
-    Source: `torch.utils.flop_counter.FlopCounterMode`.
+    Source: `torch.utils.flop_counter.mm_flop`.
     """
     tokens, projection = (seq_len, d_model), (d_model, d_model)
     mixing = (tokens, (d_model, seq_len)), ((seq_len, seq_len), tokens)
@@ -31,7 +31,7 @@ def crossover(d_model: int, d_ff: int) -> int:
 
     It is 0 where attention costs more at a length of 1 already. Where the two cost the same there, it is 1.
 
-    Source: `torch.utils.flop_counter.FlopCounterMode`.
+    Source: `torch.utils.flop_counter.mm_flop`.
     """
     if attention_flops(1, d_model) > flops(1, d_model, d_ff):
         return 0
@@ -121,7 +121,7 @@ CROSSOVER_MISTAKES = known(
 def check_crossover(attempt: Attempt) -> str:
     """Check the length from which attention costs at least as much: max(0, d_ff - 2 d_model).
 
-    Source: `torch.utils.flop_counter.FlopCounterMode`, by search.
+    Source: `torch.utils.flop_counter.mm_flop`, by search.
     """
     agree(attempt, CROSSOVER_SIZES, crossover, CROSSOVER_MISTAKES, read=read_number, families=[counts_narrow_ones])
     return "right. It is the length that counting and searching find, and 0 where attention always costs more."
@@ -231,7 +231,7 @@ def check_matched_width(attempt: Attempt) -> str:
 
 
 def _rounded_alike(width: object, received: object) -> bool:
-    """Compare with a width: a whole one must be met, and one that a mistake leaves unrounded may be rounded either way."""
+    """Compare with a width: a whole one exactly, one that a mistake leaves unrounded with what rounding makes of it."""
     if not (isinstance(width, int | float) and isinstance(received, int | float)):
         return False
     return width == received if isinstance(width, int) else abs(received - width) < 1
