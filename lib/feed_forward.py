@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Activation = Callable[[Tensor], Tensor]
+_WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)  # what `torch.bincount` counts
 
 
 def feed_forward(
@@ -223,8 +224,8 @@ def load_balancing_loss(
     for one that is not, frequent choices by a hair's breadth can give less than 1.
 
     Shape: (..., n_experts), (..., top_k) -> (); one number over all tokens.
-    Raises: ValueError if the probabilities are not n_experts wide or no probabilities, there are no tokens, or not as
-        many in both.
+    Raises: ValueError if the probabilities are not n_experts wide or no probabilities, the expert ids are no whole
+        numbers or not within 0 to n_experts - 1, there are no tokens, or not as many in both.
     Source: Fedus et al. 2022, equations 4 to 6, without the factor alpha (0.01 there). For top_k above 1, f counts
         choices rather than tokens, so that it still sums to one.
     """
@@ -245,6 +246,13 @@ def _check_routes(probabilities: Tensor, expert_ids: Tensor) -> None:
         raise ValueError(
             f"each token has probabilities and chosen experts, but got tokens {tuple(probabilities.shape[:-1])} and "
             f"{tuple(expert_ids.shape[:-1])}; take both from one pass"
+        )
+    n_experts, whole = probabilities.shape[-1], expert_ids.dtype in _WHOLE_NUMBERS
+    if not whole or not 0 <= expert_ids.min() <= expert_ids.max() < n_experts:
+        found = f" from {expert_ids.min()} to {expert_ids.max()}" if whole else ""
+        raise ValueError(
+            f"expert ids are whole numbers from 0 to {n_experts - 1}, one for each choice, but got {expert_ids.dtype}"
+            f"{found}; pass those that MixtureOfExperts.route returns"
         )
     sums = probabilities.detach().sum(dim=-1, dtype=torch.float32)
     rounding = probabilities.shape[-1] * torch.finfo(probabilities.dtype).eps  # if every probability were rounded

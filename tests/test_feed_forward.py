@@ -541,6 +541,29 @@ def test_a_softmax_of_any_precision_is_probabilities(dtype, n_experts, device):
     assert 0.5 < loss.item() < n_experts + 0.5
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("expert_ids", "found"),
+    [
+        (torch.tensor([[0], [5], [1], [0]]), "torch.int64 from 0 to 5"),
+        (torch.tensor([[0], [-1], [1], [0]]), "torch.int64 from -1 to 1"),
+        (torch.tensor([[0], [2], [1], [0]], dtype=torch.int32), "torch.int32 from 0 to 2"),
+        (torch.zeros(4, 1), "torch.float32"),
+        (torch.zeros(4, 1, dtype=torch.bool), "torch.bool"),
+    ],
+)
+def test_what_is_no_expert_of_the_mixture_is_refused(expert_ids, found):
+    with pytest.raises(ValueError, match=f"from 0 to 1, one for each choice, but got {found}; pass those that"):
+        load_balancing_loss(torch.full((4, 2), 0.5), expert_ids, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int8], ids=str)
+def test_expert_ids_may_be_shorter_whole_numbers(dtype):
+    probabilities, expert_ids = tokens(6, 3).softmax(-1), torch.tensor([[0], [2], [1], [1], [2], [2]])
+    expected = load_balancing_loss(probabilities, expert_ids, 3)
+    assert torch.equal(load_balancing_loss(probabilities, expert_ids.to(dtype), 3), expected)
+
+
 def test_the_load_of_no_tokens_is_refused():
     with pytest.raises(ValueError, match="at least 1 token, but got 0"):
         load_balancing_loss(torch.zeros(0, 2), torch.zeros(0, 1, dtype=torch.long), 2)
