@@ -22,7 +22,8 @@ class Numbers:
     The same attributes and methods as `pronunciation.Vocabulary` has, so that what works with one works with the other.
 
     Shape: decode takes the ids of one sequence, (seq).
-    Raises: ValueError if n is below 1, or a symbol to encode is not within 1 to n.
+    Raises: ValueError if n is below 1, a symbol to encode is not within 1 to n, or an id to decode is not within 0 to
+        n + 2.
     """
 
     def __init__(self, n: int) -> None:
@@ -48,9 +49,16 @@ class Numbers:
         """Return the symbols of these ids up to the first eos_id, without bos_id and pad_id.
 
         Shape: (seq) -> a list of at most seq symbols.
+        Raises: ValueError if an id before the first eos_id is not within 0 to n + 2.
         """
         numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         said = numbers[: numbers.index(self.eos_id)] if self.eos_id in numbers else numbers
+        strange = [number for number in said if not 0 <= number < len(self)]
+        if strange:
+            raise ValueError(
+                f"the ids of these numbers are 0 to {len(self) - 1}, but got {strange[0]}; "
+                "decode with the Numbers that the ids were made with"
+            )
         return [number for number in said if 1 <= number <= self.n]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.device import generator
-from lib.pronunciation import PHONEME_VOCABULARY
+from lib.pronunciation import PHONEME_VOCABULARY, Vocabulary
 from lib.tasks import Numbers, copy, reverse, sort, task_batches
 
 symbols = st.lists(st.integers(1, 9), max_size=12)
@@ -55,6 +55,15 @@ def test_the_numbers_can_be_used_as_the_vocabulary_of_the_words_can():
         return {name for name in dir(of) if not name.startswith("_")} - {"n", "symbols"}
 
     assert public(Numbers(3)) == public(PHONEME_VOCABULARY) == {"pad_id", "bos_id", "eos_id", "encode", "decode"}
+
+
+@pytest.mark.parametrize("strange", [6, 99, -1])
+@pytest.mark.parametrize("vocabulary", [Numbers(3), Vocabulary(("a", "b", "c"))], ids=["numbers", "words"])
+def test_both_vocabularies_refuse_ids_that_they_have_not_but_read_none_after_the_end(vocabulary, strange):
+    for ids in ([1, strange, 2], torch.tensor([1, strange, 2]), [strange, vocabulary.eos_id]):
+        with pytest.raises(ValueError, match=f"are 0 to 5, but got {strange}; decode with the"):
+            vocabulary.decode(ids)
+    assert len(vocabulary.decode([1, vocabulary.eos_id, strange])) == 1
 
 
 @pytest.mark.parametrize("strange", [0, 10, -1])
