@@ -42,7 +42,7 @@ def attention_weights(
             f"queries are compared with keys of their own width, but got d_k={query.shape[-1]} for the queries and "
             f"d_k={key.shape[-1]} for the keys; project both to the same width"
         )
-    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = query @ key.mT * (max(1, query.shape[-1]) ** -0.5 if scale is None else scale)
     if mask is None:
         return scores.softmax(dim=-1)
     _check_mask(mask, scores.shape)
@@ -64,7 +64,8 @@ def scaled_dot_product_attention(
     A query with nothing to attend to gets zeros.
 
     Shape: (..., query, d_k), (..., key, d_k), (..., key, d_v) -> (..., query, d_v); tokens mix, and of the features
-        only those of query with those of key. Any axis may be empty: without keys y is 0.
+        only those of query with those of key. Any axis may be empty: without keys y is 0, without features of theirs
+        the mean of the values.
     Raises: ValueError if query and key differ in width, the three in the axes before the tokens, key and value in the
         number of tokens, or the mask is not boolean or does not fit the scores.
     Source: Vaswani et al. 2017, section 3.2.1, equation 1; `torch.nn.functional.scaled_dot_product_attention`.
@@ -171,10 +172,11 @@ class MultiHeadAttention(nn.Module):
     heads = softmax(query_h key_hᵀ / sqrt(d_head)) value_h,    y = (all heads side by side) w_o,
     with query = x w_q, key = memory w_k, value = memory w_v, and memory = x in self-attention
 
-    The fused kernel computes it without ever forming the weights. While somebody records `weights_dropout`, the
-    explicit formula runs in its place, on the same queries, keys, values and mask, and
-    `record(model, "weights_dropout")` sees the weights that were used, (batch, head, query, key), after dropout. Second
-    derivatives need the same: the fused kernel has none on the CPU and raises a RuntimeError, the formula has them.
+    The fused kernel computes it without ever forming all the weights, except, on the CPU, with dropout in training:
+    PyTorch has no fused kernel for that there. While somebody records `weights_dropout`, the explicit formula runs in
+    its place, on the same queries, keys, values and mask, and `record(model, "weights_dropout")` sees the weights that
+    were used, (batch, head, query, key), after dropout. Second derivatives need the same: the fused kernel has none on
+    the CPU and raises a RuntimeError, the formula has them.
 
     Args: n_kv_heads: how many heads of keys and values there are, each shared by n_heads / n_kv_heads heads of queries:
         n_heads (None) is multi-head, fewer is grouped-query, 1 is multi-query attention. d_head: None stands for
@@ -228,9 +230,10 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "batch query d_model"]:
         """Return what each query gathers; without a key it gathers from its own sentence.
 
-        is_causal=True closes the future, on top of the mask, and costs no mask in memory. With a cache, the queries of
-        self-attention come after the tokens in it and attend to those as well; in cross-attention the cache keeps what
-        the first call made of key and value.
+        is_causal=True closes the future, on top of the mask. Alone it costs no mask in memory; together with a mask, or
+        for several queries after cached tokens, a mask is made. With a cache, the queries of self-attention come after
+        the tokens in it and attend to those as well; in cross-attention the cache keeps what the first call made of
+        key and value.
         """
         key = query if key is None else key
         value = key if value is None else value
@@ -357,13 +360,15 @@ def _check_heads(d_model: int, n_heads: int, n_kv_heads: int, d_head: int | None
 
 
 def _check_mask(mask: Tensor, scores: Sequence[int]) -> None:
-    axes = mask.ndim in (2, len(scores))
-    if mask.dtype == torch.bool and axes and all(map(_stretches, reversed(mask.shape), reversed(scores))):
+    is_tensor = isinstance(mask, Tensor)
+    boolean = is_tensor and mask.dtype == torch.bool and mask.ndim in (2, len(scores))
+    if boolean and all(map(_stretches, reversed(mask.shape), reversed(scores))):
         return
+    got = f"{mask.dtype} of the shape {tuple(mask.shape)}" if is_tensor else f"a {type(mask).__name__}"
     raise ValueError(
         f"a mask is torch.bool, True = may attend, of the shape (queries, keys) = {tuple(scores[-2:])} or of all axes "
-        f"of the scores, {tuple(scores)}, each of which may be 1, but got {mask.dtype} of the shape "
-        f"{tuple(mask.shape)}; write mask[:, None] for one per sentence, ~mask for one that means the opposite"
+        f"of the scores, {tuple(scores)}, each of which may be 1, but got {got}; write mask[:, None] "
+        "for one per sentence, ~mask for one that means the opposite, torch.tensor(mask) for a list"
     )
 
 

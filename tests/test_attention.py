@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.attention import KVCache, MultiHeadAttention, attention_weights, scaled_dot_product_attention
 from lib.device import seeded
@@ -90,6 +91,14 @@ def test_the_formula_of_nothing_is_nothing_or_zero(batch, n_queries, n_keys):
     inputs = tokens(batch, n_queries, 8), tokens(batch, n_keys, 8), tokens(batch, n_keys, 3)
     assert torch.equal(scaled_dot_product_attention(*inputs), torch.zeros(batch, n_queries, 3).double())
     assert torch.equal(F.scaled_dot_product_attention(*inputs), torch.zeros(batch, n_queries, 3).double())
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(4, 5, dtype=torch.bool).tril()], ids=["all", "causal"])
+def test_without_features_to_compare_every_key_counts_alike(mask):
+    query, key, value = tokens(2, 4, 0), tokens(2, 5, 0), tokens(2, 5, 3)
+    y = scaled_dot_product_attention(query, key, value, mask)
+    exactly(y, F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+    exactly(y[:, 3], value[:, : 5 if mask is None else 4].mean(dim=1))
 
 
 @settled
@@ -661,6 +670,51 @@ def test_each_of_its_matrices_can_be_replaced_by_another_module():
     assert module.d_model == 8
 
 
+class Called(TorchDispatchMode):
+    """The names of the operators of PyTorch that run inside the block."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.add(operator.__name__.partition(".")[0])
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "training", "forms"),
+    [
+        ({}, True, False),
+        ({"n_kv_heads": 1}, True, False),
+        ({"dropout": 0.1}, False, False),
+        ({"dropout": 0.1}, True, True),
+    ],
+    ids=["plain", "grouped", "dropout in evaluation", "dropout in training"],
+)
+def test_on_the_cpu_only_dropout_in_training_forms_the_weights(options, training, forms):
+    with Called() as called:
+        make(8, 2, **options).train(training)(tokens(2, 5, 8), is_causal=True)
+    assert any("softmax" in name for name in called.names) == forms  # if not with dropout, the docstring has to change
+    assert any("flash_attention" in name for name in called.names) != forms
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("cached", "n_queries", "masked", "makes"),
+    [(0, 3, False, False), (4, 1, False, False), (4, 3, False, True), (0, 3, True, True)],
+    ids=["alone", "one after the cache", "several after the cache", "with a mask"],
+)
+def test_a_causal_mask_is_made_only_with_another_or_for_several_after_the_cache(cached, n_queries, masked, makes):
+    module, cache = make(8, 2), KVCache()
+    if cached:
+        module(tokens(2, cached, 8), cache=cache)
+    mask = torch.ones(n_queries, n_queries, dtype=torch.bool) if masked else None
+    with Called() as called:
+        module(tokens(2, n_queries, 8), mask=mask, is_causal=True, cache=cache)
+    assert ("tril" in called.names) == makes
+
+
 def test_while_the_weights_are_recorded_there_are_second_derivatives():
     module, x = make(4, 2), tokens(1, 3, 4).requires_grad_()
     with record(module, "weights_dropout"):
@@ -742,6 +796,17 @@ def test_a_mask_of_another_type_or_shape_is_refused(mask, without_shape_checks):
         make(8, 2)(tokens(2, 3, 8), tokens(2, 5, 8), mask=mask)
     with pytest.raises(ValueError, match=message):
         attention_weights(tokens(2, 2, 3, 4), tokens(2, 2, 5, 4), mask)
+
+
+@pytest.mark.parametrize(
+    "mask", [[[True] * 3] * 3, True, torch.ones(3, 3).bool().numpy()], ids=["list", "bool", "numpy"]
+)
+def test_a_mask_that_is_no_tensor_is_refused(mask, without_shape_checks):
+    message = rf"a mask is torch\.bool, .* but got a {type(mask).__name__}; write .* torch\.tensor\(mask\)"
+    with pytest.raises(ValueError, match=message):
+        make(8, 2)(tokens(2, 3, 8), mask=mask)
+    with pytest.raises(ValueError, match=message):
+        attention_weights(tokens(3, 4), tokens(3, 4), mask)
 
 
 def test_queries_and_keys_of_different_width_are_refused(without_shape_checks):
