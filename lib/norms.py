@@ -174,8 +174,9 @@ class BatchNorm(nn.Module):
         fewer than 2 real tokens arrive in training (a RuntimeError once it is compiled), or the mask is not boolean or
         not of the shape of x without its last axis.
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2. `torch.nn.BatchNorm1d(d_model)`, with the same state dict;
-        PyTorch's wants the features second, (batch, d_model, seq), and knows no mask. As there, the running variance
-        divides by one less than the number of tokens.
+        PyTorch's wants the features second, (batch, d_model, seq), and knows no mask; its momentum=None, the mean of
+        all batches alike, has no counterpart. As there, the running variance divides by one less than the number of
+        tokens.
     """
 
     def __init__(self, d_model: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -183,7 +184,7 @@ class BatchNorm(nn.Module):
         _check_sizes(d_model, eps)
         if eps == 0:
             raise ValueError(f"PyTorch's kernel for training wants eps above 0, but got eps={eps}; 1e-30 is as good")
-        if not 0 <= momentum <= 1:
+        if momentum is None or not 0 <= momentum <= 1:
             raise ValueError(
                 f"momentum is a share, between 0 and 1, but got momentum={momentum}; 0.1 lets a tenth of the running "
                 "averages come from the newest batch"
@@ -236,10 +237,12 @@ def _real_tokens(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _check_mask(x: Tensor, mask: Tensor) -> None:
-    if mask.dtype != torch.bool or mask.shape != x.shape[:-1]:
+    is_tensor = isinstance(mask, Tensor)
+    if not is_tensor or mask.dtype != torch.bool or mask.shape != x.shape[:-1]:
+        got = f"{mask.dtype} of the shape {tuple(mask.shape)}" if is_tensor else f"a {type(mask).__name__}"
         raise ValueError(
             f"the mask says True or False for each token, so it must be torch.bool of the shape {tuple(x.shape[:-1])}, "
-            f"but it is {mask.dtype} of the shape {tuple(mask.shape)}; ids != pad_id makes one"
+            f"but it is {got}; ids != pad_id makes one, and torch.tensor(mask) makes one of a list"
         )
 
 

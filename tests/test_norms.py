@@ -415,8 +415,8 @@ def test_batch_norm_without_eps_is_refused():
         BatchNorm(6, eps=0.0)
 
 
-@pytest.mark.parametrize("momentum", [-0.1, 1.1, 10])
-def test_a_momentum_that_is_no_share_is_refused(momentum):
+@pytest.mark.parametrize("momentum", [-0.1, 1.1, 10, None, float("nan")])
+def test_a_momentum_that_is_no_share_is_refused(momentum, without_shape_checks):
     with pytest.raises(ValueError, match=f"between 0 and 1, but got momentum={momentum}"):
         BatchNorm(6, momentum=momentum)
 
@@ -448,6 +448,14 @@ def test_a_mask_of_another_type_or_shape_is_refused(mask, without_shape_checks):
     for training in (True, False):
         with pytest.raises(ValueError, match=r"must be torch\.bool of the shape \(2, 5\), but it is torch\..*\)"):
             make(BatchNorm, 6).train(training)(tokens(2, 5, 6), mask)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("mask", [[[True] * 5] * 2, torch.ones(2, 5).bool().numpy()], ids=["list", "numpy"])
+def test_a_mask_that_is_no_tensor_is_refused(mask, training, without_shape_checks):
+    message = rf"\(2, 5\), but it is a {type(mask).__name__}; ids != .* torch\.tensor"
+    with pytest.raises(ValueError, match=message):
+        make(BatchNorm, 6).train(training)(tokens(2, 5, 6), mask)
 
 
 @pytest.mark.parametrize("shape", [(5,), (1,), (), (2, 6)], ids=lambda shape: f"{shape}")
