@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import sys
 import types
 
@@ -100,7 +101,7 @@ def test_groups_with_their_own_rates_keep_their_proportion():
 def test_a_run_goes_on_with_the_optimiser_of_the_run_before(device):
     together, in_two = linear(device), linear(device)
     train(together, squared, batches(6, device), lr=0.1)
-    kept = torch.optim.AdamW(in_two.parameters(), lr=0.1)
+    kept = torch.optim.AdamW(in_two.parameters(), lr=0.1, fused=True)  # as it is where none is given
     train(in_two, squared, batches(6, device)[:3], lr=0.1, optimizer=lambda parameters, lr: kept)
     train(in_two, squared, batches(6, device)[3:], lr=0.1, optimizer=lambda parameters, lr: kept)
     assert torch.equal(in_two.weight, together.weight)
@@ -350,6 +351,20 @@ def test_more_padding_and_what_is_said_there_change_nothing(lengths, more, smoot
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_nan_in_padding_stays_there(smoothing):  # should its gradient become 0, the docstring has to change
+    tgt_ids = targets(2, 5)
+    padded, logits = tgt_ids == PAD, some_logits(2, 5)
+    spoilt = logits.masked_fill(padded[..., None], torch.nan).requires_grad_()
+    losses = [
+        sequence_loss(said, tgt_ids, PAD, label_smoothing=smoothing) for said in (spoilt, logits.requires_grad_())
+    ]
+    assert torch.equal(*losses)
+    bad, good = (torch.autograd.grad(loss, said)[0] for loss, said in zip(losses, (spoilt, logits), strict=True))
+    assert torch.equal(bad[~padded], good[~padded])
+    assert bad[padded].isnan().all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_every_real_token_weighs_the_same(smoothing):
     tgt_ids = targets(2, 6)
     logits = some_logits(*tgt_ids.shape)
@@ -427,9 +442,25 @@ def test_targets_that_cannot_be_learned_from_are_refused(shape, tgt_ids, options
         sequence_loss(some_logits(*shape), tgt_ids, PAD, **options)
 
 
-def test_targets_without_a_symbol_are_refused():
-    with pytest.raises(ValueError, match=r"1 symbol or more, eos_id at least, but got the shape \(2, 0\); end every"):
-        shift_right(torch.zeros(2, 0).long(), BOS)
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0)], ids=str)
+def test_targets_without_a_symbol_are_refused(shape):
+    message = rf"1 symbol or more, eos_id at least, but got the shape {re.escape(str(shape))}; end every"
+    with pytest.raises(ValueError, match=message):
+        shift_right(torch.zeros(shape).long(), BOS)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool], ids=str)
+def test_what_is_no_id_is_not_shifted(dtype):
+    with pytest.raises(ValueError, match=f"whole numbers, but got {dtype}; pass the ids"):
+        shift_right(torch.ones(2, 3, dtype=dtype), BOS)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("bos_id", [1.7, None, "b"])
+def test_a_sequence_does_not_begin_with_what_is_no_id(bos_id):
+    with pytest.raises(ValueError, match=f"a whole number, but got {bos_id!r}; pass the vocabulary's"):
+        shift_right(torch.ones(2, 3, dtype=torch.long), bos_id)
 
 
 @pytest.mark.usefixtures("without_shape_checks")

