@@ -248,8 +248,7 @@ def attention_parameters(
 
     In plain multi-head attention that is 4 d_model² + 4 d_model: how many heads share the width does not come into it.
 
-    Raises: ValueError if a size is below 1, n_kv_heads does not divide n_heads, or d_head is to be d_model / n_heads,
-        and that is no whole number.
+    Raises: ValueError if a size is below 1, or MultiHeadAttention refuses to share the heads out like that.
     """
     n_kv_heads, d_head = _heads(d_model, n_heads, n_kv_heads, d_head)
     weights = 2 * d_model * d_head * (n_heads + n_kv_heads)
@@ -258,13 +257,7 @@ def attention_parameters(
 
 
 def attention_flops(
-    n_queries: int,
-    n_keys: int,
-    d_model: int,
-    n_heads: int,
-    *,
-    n_kv_heads: int | None = None,
-    d_head: int | None = None,
+    n_queries: int, n_keys: int, d_model: int, n_heads: int, *, n_kv_heads: int | None = None, d_head: int | None = None
 ) -> int:
     """Count the FLOPs of the matrix products of a MultiHeadAttention, for one sentence.
 
@@ -273,19 +266,22 @@ def attention_flops(
     The projections grow with the length, scores and weighted sums with its square. A causal mask takes nothing off: the
     matrix products compute the blocked scores too. A kernel may skip some of them, and is then better than this count.
 
-    Raises: ValueError if a size is below 1, n_kv_heads does not divide n_heads, or d_head is to be d_model / n_heads,
-        and that is no whole number.
+    Raises: ValueError if a size is below 1, or MultiHeadAttention refuses to share the heads out like that.
     """
+    _check_sizes(n_queries=n_queries, n_keys=n_keys)
     n_kv_heads, d_head = _heads(d_model, n_heads, n_kv_heads, d_head)
     projections = 4 * d_model * d_head * (n_queries * n_heads + n_keys * n_kv_heads)
     return projections + 4 * n_queries * n_keys * n_heads * d_head
 
 
 def feed_forward_parameters(d_model: int, d_ff: int, *, n_matrices: int = 2, bias: bool = True) -> int:
-    """Count the parameters of a FeedForward, or with n_matrices=3 of a GatedFeedForward, by default without bias.
+    """Count the parameters of a FeedForward, or with n_matrices=3 of a GatedFeedForward, whose default is bias=False.
 
     n_matrices d_model d_ff, and (n_matrices - 1) d_ff + d_model in the biases
+
+    Raises: ValueError if a size is below 1.
     """
+    _check_sizes(d_model=d_model, d_ff=d_ff, n_matrices=n_matrices)
     weights, biases = n_matrices * d_model * d_ff, (n_matrices - 1) * d_ff + d_model
     return weights + biases if bias else weights
 
@@ -294,7 +290,10 @@ def feed_forward_flops(seq_len: int, d_model: int, d_ff: int, *, n_matrices: int
     """Count the FLOPs of the matrix products of a FeedForward, or with n_matrices=3 of a GatedFeedForward.
 
     2 seq_len n_matrices d_model d_ff
+
+    Raises: ValueError if a size is below 1.
     """
+    _check_sizes(seq_len=seq_len, d_model=d_model, d_ff=d_ff, n_matrices=n_matrices)
     return 2 * seq_len * n_matrices * d_model * d_ff
 
 
@@ -315,9 +314,10 @@ def stack_parameters(
 
     Args: attention, feed_forward, norm: what one of each has; None stands for attention_parameters and
         feed_forward_parameters of these widths, and for the 2 d_model of LayerNorm. RMSNorm has d_model, ReZero 1.
-    Raises: ValueError if the pattern is empty or has a letter other than A and F.
+    Raises: ValueError if the pattern is empty or has a letter other than A and F, or a width is below 1.
     """
     _check_pattern(pattern)
+    _check_sizes(d_model=d_model, d_ff=d_ff)
     attention = attention_parameters(d_model, n_heads=1) if attention is None else attention
     feed_forward = feed_forward_parameters(d_model, d_ff) if feed_forward is None else feed_forward
     norm = 2 * d_model if norm is None else norm
@@ -341,9 +341,10 @@ def stack_flops(
     ParallelBlock do those of "AF", a DecoderBlock as many and its attention_flops from seq_len to the memory's length.
 
     Args: attention, feed_forward: what one of each does; None stands for attention_flops and feed_forward_flops.
-    Raises: ValueError if the pattern is empty or has a letter other than A and F.
+    Raises: ValueError if the pattern is empty or has a letter other than A and F, or a size is below 1.
     """
     _check_pattern(pattern)
+    _check_sizes(seq_len=seq_len, d_model=d_model, d_ff=d_ff)
     attention = attention_flops(seq_len, seq_len, d_model, n_heads=1) if attention is None else attention
     feed_forward = feed_forward_flops(seq_len, d_model, d_ff) if feed_forward is None else feed_forward
     return pattern.count("A") * attention + pattern.count("F") * feed_forward
@@ -364,6 +365,12 @@ def _heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int | Non
             "one of them, or set d_head"
         )
     return n_kv_heads, d_model // n_heads if d_head is None else d_head
+
+
+def _check_sizes(**sizes: int) -> None:
+    if min(sizes.values()) < 1:
+        got = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(f"sizes are 1 or more, but got {got}; give those of a model and of what it reads")
 
 
 def _check_pattern(pattern: str) -> None:

@@ -901,6 +901,27 @@ def test_what_no_attention_has_costs_nothing_that_could_be_counted(d_model, n_he
             count(d_model, n_heads, **options)
 
 
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [
+        (partial(attention_flops, d_model=8, n_heads=2), ("n_queries", "n_keys")),
+        (feed_forward_parameters, ("d_model", "d_ff", "n_matrices")),
+        (feed_forward_flops, ("seq_len", "d_model", "d_ff", "n_matrices")),
+        (partial(stack_parameters, "AF"), ("d_model", "d_ff")),
+        (partial(stack_parameters, "AF", attention=1, feed_forward=1, norm=1), ("d_model", "d_ff")),
+        (partial(stack_flops, "AF"), ("seq_len", "d_model", "d_ff")),
+        (partial(stack_flops, "AF", attention=1, feed_forward=1), ("seq_len", "d_model", "d_ff")),
+    ],
+    ids=["attention", "parameters", "flops", "stack", "stack of other parts", "its flops", "flops of other parts"],
+)
+@pytest.mark.parametrize("wrong", [0, -3])
+def test_what_no_length_and_no_width_would_cost_is_refused(count, sizes, wrong):
+    assert count(**dict.fromkeys(sizes, 8)) > 0
+    for size in sizes:
+        with refused("sizes are 1 or more", f"{size}={wrong}", "give those of a model"):
+            count(**dict.fromkeys(sizes, 8) | {size: wrong})
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("begun", [0, 2])
 @pytest.mark.parametrize(
