@@ -239,6 +239,28 @@ def test_numbers_and_other_shapes_are_written_out():
     assert "Received: a tensor of shape (2,)" in text
 
 
+def test_numbers_get_as_many_digits_as_it_takes_to_see_that_they_differ():
+    for expected, received, shown in ((120, 120.000012, "120.00001"), (120.5, 120.50000001, "120.50000001")):
+        text = repr(full_verdict(comparison=Comparison("f()", expected, received)))
+        assert f"Expected: {expected}\n   Received: {shown}" in text
+    assert "Received: 0.333333" in repr(full_verdict(comparison=Comparison("f()", 17, 1 / 3))), "and no more than that"
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted", "got"),
+    [
+        (lambda x: x.float(), ", dtype float64", ", dtype float32"),
+        (lambda x: x.to("meta"), ", device cpu", ", device meta"),
+        (lambda x: x.to_sparse(), ", layout strided", ", layout sparse_coo"),
+        (lambda x: x[0], "", ""),
+    ],
+)
+def test_tensors_of_one_shape_are_told_apart_by_what_differs(change, wanted, got):
+    text = repr(check_double(lambda x: change(2 * x)))
+    assert f"Expected: a tensor of shape (1, 2){wanted}\n" in text
+    assert re.search(rf"Received: a tensor of shape \([^)]*\){got}$", text)
+
+
 # ---- Calling ---------------------------------------------------------------------------------------------------------
 
 
@@ -411,6 +433,47 @@ def test_a_common_error_is_put_into_words(function, mistake, said):
     assert finding.mistake == mistake
     assert re.search(said, finding.message)
     assert "It happened in double(x: (2, 2), y: (3, 2))." in finding.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("Torch not compiled with CUDA enabled"),
+        RuntimeError("No CUDA GPUs are available"),
+        RuntimeError("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"),
+        RuntimeError("PyTorch is not linked with support for mps devices"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named_and_an_assert_of_the_reader_is_not_taken_for_it(error):
+    mistake, message, hint = in_words(error)
+    assert mistake == "no_gpu"
+    assert message.startswith("There is no GPU here")
+    assert "device=x.device" in hint
+    assert in_words(AssertionError("CUDA sizes differ"))[0] == "assertion"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device: torch.cuda.is_available() is True")
+@pytest.mark.parametrize("function", [lambda x: x.to("cuda"), lambda x: x + torch.zeros(1, device="cuda")])
+def test_without_a_gpu_an_answer_that_asks_for_one_is_told_so(function):
+    finding = found(function, TENSOR)
+    assert finding.mistake == "no_gpu"
+    assert finding.line is not None
+
+
+@pytest.mark.parametrize("thing", [torch.relu, torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.matmul, torch.sum])
+def test_an_object_of_pytorch_that_takes_other_arguments_is_told_so_and_no_line_is_promised(thing):
+    with pytest.raises(
+        Finding, match="What you passed takes other arguments than the 4 of the task: x, y, z, w"
+    ) as one:
+        attempt(thing, "x", "y", "z", "w")(TENSOR, TENSOR, TENSOR, TENSOR)
+    assert one.value.mistake == "arguments"
+    assert one.value.hint == "Write a function that calls it, and pass that: def double(x, y, z, w):"
+
+
+def test_an_error_without_a_line_of_the_reader_points_to_none():
+    assert "line below" not in found(getattr, TENSOR, "shap").hint
+    assert found(lambda x: getattr(x, "shap"), TENSOR).hint == "Look at the line below."  # noqa: B009  it is to fail
+    assert found(lambda x: max(x, 1, 2, kind=3), TENSOR).mistake == "raises", "a call inside has a line of the reader"
 
 
 def test_tensors_on_two_devices_are_put_into_words():

@@ -141,7 +141,7 @@ def _compare(
         received = read(result, expected)
     except Finding as finding:
         wanted = expected if isinstance(expected, int | float) else described(expected)
-        finding.comparison = Comparison(tried, wanted, described(result))
+        finding.comparison = Comparison(tried, *_told_apart(wanted, described(result), expected, result))
         return _kept(result), finding
     if isinstance(expected, tuple):
         for name, wanted, got in zip("wb", expected, received, strict=True):
@@ -150,6 +150,17 @@ def _compare(
     elif not accept(expected, received):
         return _kept(received), _other("Your result differs", Comparison(tried, expected, received, rows))
     return _kept(received), None
+
+
+def _told_apart(wanted: object, got: str, expected: Any, result: Any) -> tuple[object, str]:
+    """Add the kind of number and the device where these are what differs."""
+    if not (isinstance(expected, Tensor) and isinstance(result, Tensor)):
+        return wanted, got
+    for of in ("dtype", "device", "layout"):
+        wants, has = (str(getattr(tensor, of)).removeprefix("torch.") for tensor in (expected, result))
+        if wants != has:
+            wanted, got = f"{wanted}, {of} {wants}", f"{got}, {of} {has}"
+    return wanted, got
 
 
 def _other(beginning: str, comparison: Comparison) -> Finding:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .deadline import OutOfTime, call_within
 from .outcome import Finding, Line, call_as_text
-from .words import in_words
+from .words import in_words, takes_other_arguments
 
 SECONDS = 1.0  # for one call
 ALL_SECONDS = 3.0  # for all calls of one check
@@ -110,12 +110,12 @@ class Attempt:
         try:
             signature.bind(*self.parameters)
         except TypeError:
-            wanted = ", ".join(self.parameters)
-            raise Finding(
-                "arguments",
-                f"Your function takes other arguments than the {len(self.parameters)} of the task: {wanted}.",
-                f"Begin it with: def {self._name}({wanted}):",
-            ) from None
+            raise self._other_arguments("Your function", f"Begin it with: def {self._name}") from None
+
+    def _other_arguments(self, what: str, way_out: str) -> Finding:
+        wanted = ", ".join(self.parameters)
+        message = f"{what} takes other arguments than the {len(self.parameters)} of the task: {wanted}."
+        return Finding("arguments", message, f"{way_out}({wanted}):")
 
     def _failed(self, error: BaseException, inputs: Sequence[object]) -> Finding:
         line = self._line(error)
@@ -126,7 +126,12 @@ class Attempt:
                 "Look for a loop that never ends, or for one that waits.",
                 line=line,
             )
+        if line is None and takes_other_arguments(error):
+            way_out = f"Write a function that calls it, and pass that: def {self.exercise}"
+            return self._other_arguments("What you passed", way_out)
         mistake, message, hint = in_words(error)
+        if line is None and mistake == "raises":
+            hint = f"No line of your cell is in it. Pass a function of your own: def {self.exercise}(...):"
         return Finding(mistake, f"{message} It happened in {self.call(inputs)}.", hint, line=line)
 
     def _not_implemented(self, error: NotImplementedError, inputs: Sequence[object]) -> Exception:

@@ -95,7 +95,8 @@ def _sign(status: Status) -> str:
 def _compared(comparison: Comparison) -> list[str]:
     grid = _grid(comparison)
     if grid is None:
-        return [f"   Expected: {_written(comparison.expected)}", f"   Received: {_written(comparison.received)}"]
+        expected, received = _both_written(comparison)
+        return [f"   Expected: {expected}", f"   Received: {received}"]
     lines = [f"   Expected and received{grid.where}, ≠ marks what differs:"]
     for number, (expected, received, off) in enumerate(
         zip(grid.expected, grid.received, grid.off, strict=True), start=grid.first_row
@@ -108,7 +109,7 @@ def _compared(comparison: Comparison) -> list[str]:
 def _drawn(comparison: Comparison) -> str:
     grid = _grid(comparison)
     if grid is None:
-        expected, received = escape(_written(comparison.expected)), escape(_written(comparison.received))
+        expected, received = map(escape, _both_written(comparison))
         return f"<p>Expected: <code>{expected}</code><br>Received: <code>{received}</code></p>"
     nothing = [[False] * len(row) for row in grid.off]
     tables = (
@@ -166,7 +167,18 @@ def _digits(expected: Tensor, received: Tensor, off: Tensor) -> int:
     return next((n for n in (2, 3, 4) if all(f"{a:.{n}f}" != f"{b:.{n}f}" for a, b in pairs)), 6)
 
 
-def _written(value: Any) -> str:
+def _both_written(comparison: Comparison) -> tuple[str, str]:
+    """Write out two things that are not drawn; numbers that differ get as many digits as it takes to see it."""
+    expected, received = comparison.expected, comparison.received
+    if isinstance(expected, int | float) and isinstance(received, int | float) and expected != received:
+        for digits in range(6, 18):
+            texts = _written(expected, digits), _written(received, digits)
+            if texts[0] != texts[1]:
+                return texts
+    return _written(expected), _written(received)
+
+
+def _written(value: Any, digits: int = 6) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

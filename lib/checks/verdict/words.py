@@ -68,6 +68,9 @@ ERRORS = [
     ),
 ]
 
+# What these say counts more than their class: PyTorch asserts that it was built with CUDA.
+NO_GPU = r"not compiled with \w+ enabled|No \w+ GPUs|no NVIDIA driver|not linked with support for"
+
 KINDS: list[tuple[type[BaseException], str, str, str]] = [
     (RecursionError, "recursion", "Your function calls itself without end.", "Call a function of PyTorch instead."),
     (SystemExit, "exits", "Your function ends Python itself, by exit() or sys.exit().", "Leave it with return."),
@@ -94,6 +97,8 @@ KINDS: list[tuple[type[BaseException], str, str, str]] = [
 def in_words(error: BaseException) -> tuple[str, str, str]:
     """Return the name of the mistake, what happened, and the way out."""
     text = _first_line(error)
+    if isinstance(error, AssertionError | RuntimeError) and re.search(NO_GPU, text):
+        return "no_gpu", f"There is no GPU here: {text}", "Make new tensors where x is: device=x.device."
     for kind, mistake, message, hint in KINDS:
         if isinstance(error, kind):
             return mistake, message.format(error=text).strip(), hint
@@ -102,6 +107,12 @@ def in_words(error: BaseException) -> tuple[str, str, str]:
             if found := re.search(pattern, str(error)):
                 return mistake, message.format(*found.groups(), error=text), hint
     return "raises", f"Your code raised {type(error).__name__}{': ' if text else '.'}{text}", "Look at the line below."
+
+
+def takes_other_arguments(error: BaseException) -> bool:
+    """Say whether this is the error of a call with too many or too few arguments, or with ones of other kinds."""
+    pattern = r"takes .*argument|missing \d+ required|invalid combination of arguments|unexpected keyword"
+    return isinstance(error, TypeError) and bool(re.search(pattern, _first_line(error)))
 
 
 def _first_line(error: BaseException) -> str:
