@@ -758,6 +758,49 @@ def test_an_answer_for_one_size_only_is_found():
     assert verdict.message.startswith("It is right for the smallest sizes, but not for others.")
 
 
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda x: 2 * x + torch.log(-x.abs()), "the first nan is at row 0."),
+        (lambda x: 2 * x / 0, "inf is at row 0."),
+        (lambda x: torch.where(torch.arange(len(x))[:, None] == 1, x / 0, 2 * x), "inf is at row 1."),
+    ],
+)
+def test_a_result_that_is_not_finite_is_named_with_its_first_place_and_the_usual_causes(function, said):
+    verdict = check_double(function)
+    assert verdict.mistake == "not_finite"
+    assert verdict.message.startswith("Your result is not finite: the first ")
+    assert verdict.message.endswith(said)
+    assert "logarithm of a negative number" in verdict.hint
+    assert not verdict.comparison.received.isfinite().all()
+
+
+def test_a_mistake_that_is_known_by_its_finite_results_keeps_its_name():
+    large = [draw((1, 2)), draw((1, 2), scale=1e200)]
+
+    @check("x")
+    def check_cube(attempt):
+        """Check the same number; its square overflows."""
+        known_one = [Mistake("cube", lambda x: x**3, "You cube it.", "Leave it.")]
+        agree(attempt, large, lambda x: x, known_one, read=read_tensor)
+        return "right."
+
+    assert check_cube(lambda x: x**3).mistake == "cube"
+    assert check_cube(lambda x: x**2).mistake == "not_finite"
+    assert check_cube(lambda x: x).status == "passed"
+
+
+def test_an_infinity_that_is_wanted_is_no_mistake():
+    @check("x")
+    def check_log(attempt):
+        """Check a logarithm at 0."""
+        agree(attempt, [(torch.zeros(1, 1, dtype=torch.float64),)], torch.log, [], read=read_tensor, accept=torch.equal)
+        return "right."
+
+    assert check_log(torch.log).status == "passed"
+    assert check_log(lambda x: x).mistake == "other"
+
+
 def test_a_result_cannot_be_changed_afterwards():
     shared = torch.zeros(1, 2, dtype=torch.float64)
 

@@ -118,6 +118,11 @@ EXERCISES = {
             "affine": "return 2 * (x @ w_1 + b_1) @ w_2 + b_2",
             "never_negative": "return (torch.relu(x @ w_1 + b_1) @ w_2 + b_2).abs()",
             "random": "return F.dropout(torch.relu(x @ w_1 + b_1), 0.3) @ w_2 + b_2",
+            "not_finite": [
+                "return torch.relu(torch.sqrt(x) @ w_1 + b_1) @ w_2 + b_2",
+                "return F.softplus(x @ w_1 + b_1, beta=100, threshold=1e9) @ w_2 + b_2",
+            ],
+            "softplus": "return torch.log(1 + torch.exp(x @ w_1 + b_1)) @ w_2 + b_2",
             "other_sizes": "return torch.relu(x.view(-1, 3) @ w_1 + b_1).view(1, 2, 4) @ w_2 + b_2",
             "other_numbers": "return torch.clamp(x @ w_1 + b_1, 0, 99) @ w_2 + b_2",
             "wrong_shape": [
@@ -237,6 +242,7 @@ EXERCISES = {
             "relu_kept": "return torch.relu(w_1) @ w_2, torch.relu(b_1) @ w_2 + b_2",
             "not_a_pair": ["return w_1 @ w_2", "return w_1, b_1, w_2, b_2"],
             "swapped": "return b_1 @ w_2 + b_2, w_1 @ w_2",
+            "not_finite": "return w_1 @ w_2, torch.sqrt(b_1) @ w_2 + b_2",
             "wrong_shape": "return w_1, b_1",
             "matmul_shapes": "return w_1 @ w_1, b_1 @ w_2 + b_2",
             "other": "return w_1 @ w_2, b_1 @ w_2 - b_2",
@@ -347,6 +353,7 @@ EXERCISES = {
             "transposed_weights": "return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_1), w_2)",
             "silu_on_input": "return ((F.silu(x) @ w_gate) * (x @ w_1)) @ w_2",
             "silu_on_output": "return F.silu((F.silu(x @ w_gate) * (x @ w_1)) @ w_2)",
+            "not_finite": "return (F.silu(torch.log(x @ w_gate)) * (x @ w_1)) @ w_2",
             "stays_open": "return (F.silu(x @ w_gate) - x @ w_1) @ w_2",
             "leaks_between_tokens": "return (F.silu(x @ w_gate).mean(1, keepdim=True) * (x @ w_1)) @ w_2",
             "leaks_between_samples": "return (F.silu(x @ w_gate).mean(0, keepdim=True) * (x @ w_1)) @ w_2",

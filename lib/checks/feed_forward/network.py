@@ -344,7 +344,8 @@ def is_random(attempt: Attempt, inputs: Inputs) -> Finding | None:
     Raises: Finding if the function fails on these inputs.
     """
     x = inputs[0]
-    if torch.equal(*(read_tensor(attempt(*inputs), x) for _ in range(2))):
+    first, second = (read_tensor(attempt(*inputs), x) for _ in range(2))
+    if torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
         return None
     return Finding(
         "random",

@@ -79,6 +79,7 @@ def agree(
     """
     results: list[tuple[Inputs, Any]] = []
     first: Finding | None = None
+    not_finite: Finding | None = None
     differ = False  # results that are right so far show no mistake
     for inputs in trials:
         expected = reference(*inputs)
@@ -88,14 +89,19 @@ def agree(
             first = first or _after_a_right_one(finding, attempt, trials, inputs)
             break
         received, finding = _compare(attempt.call(inputs), result, expected, read, accept, rows)
-        results.append((inputs, received))
+        if finding is not None and finding.mistake == "not_finite":
+            not_finite = not_finite or finding  # NaN equals nothing, so no mistake is known by it
+        else:
+            results.append((inputs, received))
         first = first or _after_a_right_one(finding, attempt, trials, inputs)
         differ = first is not None
     if first is None:
         return
+    if first is not_finite:
+        raise first
     shown = [*([results] if differ else []), *_on_square(attempt, first, square, reference)]
     found = _recognised(shown, mistakes, accept, first)
-    raise found or _of_a_family(attempt, trials[:2][-1], families, first) or first
+    raise found or not_finite or _of_a_family(attempt, trials[:2][-1], families, first) or first
 
 
 def gradients_flow(attempt: Attempt, inputs: Inputs, reference: Callable[..., Tensor]) -> None:
@@ -143,13 +149,43 @@ def _compare(
         wanted = expected if isinstance(expected, int | float) else described(expected)
         finding.comparison = Comparison(tried, *_told_apart(wanted, described(result), expected, result))
         return _kept(result), finding
-    if isinstance(expected, tuple):
-        for name, wanted, got in zip("wb", expected, received, strict=True):
-            if not same(wanted, got):
-                return received, _other(f"Your {name} differs", Comparison(f"{name} of {tried}", wanted, got, rows))
-    elif not accept(expected, received):
-        return _kept(received), _other("Your result differs", Comparison(tried, expected, received, rows))
+    if not isinstance(expected, tuple):
+        return _kept(received), _difference("Your result", Comparison(tried, expected, received, rows), accept)
+    for name, wanted, got in zip("wb", expected, received, strict=True):
+        if finding := _difference(f"Your {name}", Comparison(f"{name} of {tried}", wanted, got, rows), same):
+            return received, finding
     return _kept(received), None
+
+
+def _difference(what: str, comparison: Comparison, accept: Accept) -> Finding | None:
+    if finding := _not_finite(what, comparison):
+        return finding
+    if accept(comparison.expected, comparison.received):
+        return None
+    return Finding(
+        "other",
+        f"{what} differs from the right one, and not by a mistake that is known here.",
+        "Compare the numbers below, term by term of the formula.",
+        comparison=comparison,
+    )
+
+
+def _not_finite(what: str, comparison: Comparison) -> Finding | None:
+    """Find NaN and infinity where numbers are wanted: what any later test says of such a result is an accident."""
+    expected, received = comparison.expected, comparison.received
+    if not (isinstance(expected, Tensor) and isinstance(received, Tensor) and expected.isfinite().all()):
+        return None
+    at = (~received.isfinite()).nonzero()[:1].flatten().tolist()
+    if not at:
+        return None
+    place = f"{comparison.rows} {at[-2]}" if len(at) > 1 else f"number {at[0]}"
+    sample = f" of sample {at[0]}" if len(at) > 2 else ""
+    return Finding(
+        "not_finite",
+        f"{what} is not finite: the first {received[tuple(at)].item()} is at {place}{sample}.",
+        "Look for the root or the logarithm of a negative number, for 0/0, and for exp of something large.",
+        comparison=comparison,
+    )
 
 
 def _told_apart(wanted: object, got: str, expected: Any, result: Any) -> tuple[object, str]:
@@ -161,15 +197,6 @@ def _told_apart(wanted: object, got: str, expected: Any, result: Any) -> tuple[o
         if wants != has:
             wanted, got = f"{wanted}, {of} {wants}", f"{got}, {of} {has}"
     return wanted, got
-
-
-def _other(beginning: str, comparison: Comparison) -> Finding:
-    return Finding(
-        "other",
-        f"{beginning} from the right one, and not by a mistake that is known here.",
-        "Compare the numbers below, term by term of the formula.",
-        comparison=comparison,
-    )
 
 
 def _after_a_right_one(
