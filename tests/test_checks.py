@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from wrong_answers import equivalents, function_in
 from wrong_answers.feed_forward import BUG
 from wrong_answers.mutants import mutants
 
 from lib.checks.feed_forward.balance import CROSSOVER_SIZES, attention_flops, crossover
 from lib.checks.feed_forward.counts import FLOP_SIZES, flops
+from lib.checks.feed_forward.network import SIZES, network, network_inputs
 from lib.checks.verdict import Verdict, attempt
 from lib.costs import count_flops
 from lib.device import seeded
@@ -140,6 +142,35 @@ def test_the_length_found_by_counting_is_the_one_of_the_formula_at_every_width(d
     found = {d_ff: crossover(d_model, d_ff) for d_ff in range(1, 4 * d_model + 4)}
     assert found == {d_ff: max(0, d_ff - 2 * d_model) for d_ff in found}
     assert (found[2 * d_model], found[2 * d_model + 1]) == (0, 1)
+
+
+SIGNS_LOST = {
+    "b_1 cut": lambda x, w_1, b_1, w_2, b_2: network(x, w_1, b_1.relu(), w_2, b_2),
+    "b_1 negative": lambda x, w_1, b_1, w_2, b_2: network(x, w_1, b_1.clamp(max=0), w_2, b_2),
+    "b_1 unsigned": lambda x, w_1, b_1, w_2, b_2: network(x, w_1, b_1.abs(), w_2, b_2),
+    "b_2 unsigned": lambda x, w_1, b_1, w_2, b_2: network(x, w_1, b_1, w_2, b_2.abs()),
+    "x cut": lambda x, *weights: network(x.relu(), *weights),
+    "a small slope": lambda x, w_1, b_1, w_2, b_2: F.leaky_relu(x @ w_1 + b_1, 1e-5) @ w_2 + b_2,
+    "a short curve": lambda x, w_1, b_1, w_2, b_2: F.celu(x @ w_1 + b_1, 1e-4) @ w_2 + b_2,
+}
+
+
+@pytest.mark.parametrize("name", SIGNS_LOST)
+def test_a_lost_sign_shows_on_the_first_trial_and_is_not_blamed_on_sizes(name):
+    verdict = CHECKS["feed_forward"](SIGNS_LOST[name])
+    assert verdict.status == "failed"
+    assert "smallest sizes" not in verdict.message
+    assert "x: (1, 2, 3)" in verdict.comparison.tried
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_on_each_trial_of_the_network_something_is_cut_and_something_kept(sizes):
+    x, w_1, b_1, *_ = network_inputs(*sizes)
+    hidden = x @ w_1 + b_1
+    assert (hidden > 0).any()
+    assert (hidden < 0).any()
+    assert (b_1 < 0).any()
+    assert (b_1 > 0).any()
 
 
 def meta(*shape):

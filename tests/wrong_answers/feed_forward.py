@@ -130,7 +130,12 @@ EXERCISES = {
                 "return torch.stack([torch.relu(token @ w_1 + b_1) @ w_2 + b_2 for token in x.unbind(1)])",
             ],
             "no_gradient": "return torch.relu(x.detach() @ w_1 + b_1) @ w_2 + b_2",
-            "other": "return torch.relu(x @ w_1 - b_1) @ w_2 + b_2",
+            "other": [
+                "return torch.relu(x @ w_1 - b_1) @ w_2 + b_2",
+                "return torch.relu(x @ w_1 + torch.relu(b_1)) @ w_2 + b_2",
+                "return torch.relu(x @ w_1 + b_1.abs()) @ w_2 + b_2",
+                "return F.leaky_relu(x @ w_1 + b_1, 1e-5) @ w_2 + b_2",
+            ],
         },
     ),
     "parameters": Answers(
@@ -298,6 +303,17 @@ EXERCISES = {
                 return n if n > 1 else 0
                 """,
             ],
+            "no_length": [
+                "return d_ff - 2 * d_model if d_ff > 2 * d_model else None",
+                """
+                if d_ff > 2 * d_model:
+                    return d_ff - 2 * d_model
+                """,
+                "return d_ff - 2 * d_model if d_ff >= 2 * d_model else math.inf",
+                "return d_ff - 2 * d_model if d_ff > 2 * d_model else math.nan",
+                "return d_ff - 2 * d_model if d_ff > 2 * d_model else torch.tensor(torch.inf)",
+            ],
+            "not_a_number": ["d_ff - 2 * d_model", "return (d_ff - 2 * d_model) * math.inf"],
             "narrow_ones": "return -1 if d_ff < 2 * d_model else d_ff - 2 * d_model",
             "absolute": "return abs(d_ff - 2 * d_model)",
             "two_projections": "return max(0, d_ff - d_model)",

@@ -5,9 +5,10 @@ Where they do is found by counting FLOPs as PyTorch's counter does, and weights 
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..verdict import Attempt, Finding, agree, check, known, read_number, read_whole_number
 from .counts import counted, flops
@@ -123,8 +124,24 @@ def check_crossover(attempt: Attempt) -> str:
 
     Source: `torch.utils.flop_counter.mm_flop`, by search.
     """
-    agree(attempt, CROSSOVER_SIZES, crossover, CROSSOVER_MISTAKES, read=read_number, families=[counts_narrow_ones])
+    agree(attempt, CROSSOVER_SIZES, crossover, CROSSOVER_MISTAKES, read=read_length, families=[counts_narrow_ones])
     return "right. It is the length that counting and searching find, and 0 where attention always costs more."
+
+
+def read_length(result: object, expected: float) -> float:
+    """Take a number; where there is no such length, 0 is asked for, and nothing else that could say so.
+
+    Raises: Finding if it is something else.
+    """
+    try:
+        return read_number(result, expected)
+    except Finding as finding:
+        what = result.item() if isinstance(result, Tensor) and result.numel() == 1 and not result.is_meta else result
+        if expected == 0 and (what is None or (isinstance(what, float) and not math.isfinite(what))):
+            finding.mistake = "no_length"
+            finding.message = f"You return {what} where attention always costs more; the task wants 0 there."
+            finding.hint = "Where attention always costs more, return 0."
+        raise
 
 
 def counts_narrow_ones(attempt: Attempt, sizes: tuple[int, ...]) -> Finding | None:

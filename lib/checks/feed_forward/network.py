@@ -28,9 +28,13 @@ def network(x: Tensor, w_1: Tensor, b_1: Tensor, w_2: Tensor, b_2: Tensor) -> Te
 
 
 def network_inputs(batch: int, seq: int, d_model: int, d_ff: int, scale: float = 1.0) -> Inputs:
-    """Draw x, w_1, b_1, w_2, b_2; no bias is zero, since a mistake with it would not show."""
+    """Draw x, w_1, b_1, w_2, b_2; no bias is zero, since a mistake with it would not show.
+
+    The seeds are those with which signs show as well, on the first trial already: biases of both signs act there, and
+    what ReLU cuts off would weigh more than what it keeps.
+    """
     shapes = (batch, seq, d_model), (d_model, d_ff), (d_ff,), (d_ff, d_model), (d_model,)
-    return draw(*shapes, seed=batch + 10 * seq, scale=scale)
+    return draw(*shapes, seed=4 + batch + 9 * seq, scale=scale)
 
 
 ACTIVATIONS = {
