@@ -213,6 +213,18 @@ def test_the_first_check_of_a_process_loads_no_more_than_a_few_modules():
     assert {exercise: int(loaded) for exercise, _, loaded in lines if int(loaded) > 50} == {}
 
 
+def test_an_answer_that_counts_with_pytorchs_counter_has_time_to_load_it():
+    program = """
+import torch
+from lib.checks.feed_forward import check_flops
+from lib.costs import count_flops
+ones = torch.ones
+print(check_flops(lambda n, d, f: count_flops(lambda: ones(n, d) @ ones(d, f) @ ones(f, d))).status)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ANSWERS.parents[1])
+    assert ran.stdout == "passed\n", ran.stdout + ran.stderr
+
+
 def test_the_widths_where_the_length_is_the_last_0_and_the_first_1_are_tried():
     assert {0, 1} <= {d_ff - 2 * d_model for d_model, d_ff in CROSSOVER_SIZES}
 

@@ -11,7 +11,7 @@ from functools import cache
 from torch import Tensor, nn
 
 from ..verdict import Attempt, Finding, agree, check, known, read_number, read_whole_number
-from .counts import counted, flops
+from .counts import counted, flops, load_the_counter
 
 # ---- Crossover -------------------------------------------------------------------------------------------------------
 
@@ -124,6 +124,7 @@ def check_crossover(attempt: Attempt) -> str:
 
     Source: `torch.utils.flop_counter.mm_flop`, by search.
     """
+    load_the_counter(attempt)
     agree(attempt, CROSSOVER_SIZES, crossover, CROSSOVER_MISTAKES, read=read_length, families=[counts_narrow_ones])
     return "right. It is the length that counting and searching find, and 0 where attention always costs more."
 

@@ -102,6 +102,10 @@ class Attempt:
         """Write the call with these inputs as the reader would."""
         return call_as_text(self._name, self.parameters, inputs)
 
+    def mentions(self, word: str) -> bool:
+        """Say whether a name with this word in it occurs in the reader's function."""
+        return self._code is not None and any(word in name.lower() for name in self._code.co_names)
+
     def _take_arguments(self) -> None:
         try:
             signature = inspect.signature(self.function)
